@@ -1,0 +1,166 @@
+//! The seam between a device and its medium.
+//!
+//! A [`Volume`] answers for zones and their states and is shared by all queues; an [`Engine`] moves bytes
+//! and belongs to one queue's worker. Neither knows a rule of zones: the device has decided before it
+//! asks, and what it asks for is inside the medium and does not cross from one sequential-required zone
+//! into another.
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use zvb_ring::Buffers;
+use zvb_wire::Sector;
+use zvb_zones::{Geometry, Snapshot, ZoneId};
+
+/// What a volume looks like to a guest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Size in 512-byte sectors.
+    pub capacity: Sector,
+    /// Logical block size in bytes: a power of two of at least 512.
+    pub block_size: u32,
+    /// How it is divided into zones; `None` for a plain disk.
+    pub geometry: Option<Geometry>,
+    /// The disk's name, ASCII, padded with NUL (GET_ID).
+    pub id: [u8; 20],
+    /// Nothing may change.
+    pub read_only: bool,
+    /// Ranges of conventional zones and plain disks can be given back to the medium.
+    pub can_discard: bool,
+}
+
+/// A medium: what it looks like, the state of its zones, and engines to reach its bytes.
+///
+/// Sectors that were never written since their zone's last reset may read as anything: the device
+/// answers for those itself, by [`Snapshot::written`]. Sectors of conventional zones, of
+/// sequential-preferred zones and of plain disks that were never written (or were discarded or reset
+/// since) read as zeroes.
+pub trait Volume: Send + Sync + fmt::Debug {
+    /// What it looks like.
+    fn shape(&self) -> &Shape;
+
+    /// The state of every zone as it was found when the volume was opened; nothing for a plain disk.
+    fn recovered(&self) -> Vec<Snapshot>;
+
+    /// Remembers that `zone` is in `state`, from now on: a death of this process does not lose it, and a
+    /// later [`Op::Flush`] makes it survive the host. Cheap: no system call, no wait. The caller
+    /// serialises calls, and has no write to `zone` in flight when `state` is empty.
+    fn record(&self, zone: ZoneId, state: Snapshot);
+
+    /// An engine for one queue with up to `depth` operations in flight. The engine keeps the volume open.
+    fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError>;
+
+    /// Makes all that was done durable, and says in the medium that it was left in order. Called once,
+    /// last, when no engine has work left. (A volume that is dropped without this is as if the process
+    /// had died.)
+    fn close(&self) -> Result<(), VolumeError>;
+}
+
+/// Moves bytes for one queue. Not shared, and never blocks but where it says so.
+pub trait Engine {
+    /// Takes an operation. It may begin now or at [`start`](Self::start).
+    ///
+    /// Order: none is promised between operations in flight.
+    fn submit(&mut self, io: Io);
+
+    /// Begins everything taken and not begun: one system call at most.
+    fn start(&mut self);
+
+    /// Appends what is finished to `done`, without waiting.
+    fn reap(&mut self, done: &mut Vec<Done>);
+
+    /// Operations taken and not yet reaped.
+    fn in_flight(&self) -> usize;
+
+    /// Readable (poll) when [`reap`](Self::reap) may find something; `None` when everything is finished
+    /// by the time `start` returns. A reader need not and must not read it: `reap` clears it.
+    fn event(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// One operation on the medium.
+#[derive(Debug)]
+pub struct Io {
+    /// Comes back in [`Done::tag`].
+    pub tag: u64,
+    /// The first sector, where the operation has one.
+    pub at: Sector,
+    /// What to do.
+    pub op: Op,
+}
+
+/// What an [`Io`] does.
+#[derive(Debug)]
+pub enum Op {
+    /// Fill the buffers from `at` on. Their length is a multiple of 512.
+    Read(Buffers),
+    /// Write the buffers from `at` on. Their length is a multiple of 512.
+    Write(Buffers),
+    /// Make this many sectors from `at` on read as zeroes; with `unmap`, space may be given back.
+    Zero {
+        /// How many.
+        sectors: Sector,
+        /// Space may be given back.
+        unmap: bool,
+    },
+    /// Give the space of this many sectors from `at` on back; they read as zeroes afterwards.
+    Discard {
+        /// How many.
+        sectors: Sector,
+    },
+    /// Make durable what was done and recorded before this was submitted, by any engine.
+    Flush,
+}
+
+/// A finished [`Io`].
+#[derive(Debug)]
+pub struct Done {
+    /// Of the operation.
+    pub tag: u64,
+    /// How it went. A write that failed may have written any part of its range.
+    pub result: Result<(), Failure>,
+    /// The buffers of a read or write.
+    pub buffers: Option<Buffers>,
+}
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The host's file system or disk failed.
+    #[error("the medium failed")]
+    Medium(#[source] io::Error),
+    /// The medium ended early.
+    #[error("the medium ends {missing} bytes too early")]
+    Short {
+        /// Bytes that are not there.
+        missing: u64,
+    },
+    /// An earlier sync failed: nothing may be promised any more, and nothing is written.
+    #[error("an earlier failure of the medium made it read-only")]
+    Poisoned,
+    /// The medium can not do this.
+    #[error("the medium can not do this")]
+    Unsupported,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the {engine} I/O engine")]
+pub struct EngineError {
+    /// Which.
+    pub engine: &'static str,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Why a volume could not be left in order.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VolumeError {
+    /// What was written can not be made durable.
+    #[error("cannot make the volume durable")]
+    Commit(#[source] Failure),
+}
