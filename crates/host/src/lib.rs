@@ -1,1 +1,4 @@
-//! x
+//! How a device meets a driver: the vhost-user protocol, its server side and its client side, and the
+//! memory that both share.
+
+pub mod vhost_user;

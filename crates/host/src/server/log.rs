@@ -1,0 +1,159 @@
+//! What a server tells its owner.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use zvb_device::{GuestFault, Observer};
+use zvb_ring::RingError;
+use zvb_storage::Failure;
+use zvb_wire::{RequestType, Sector};
+
+/// How much a line matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Level {
+    /// Of use when something is looked for.
+    Debug,
+    /// What happens in the normal course.
+    Info,
+    /// A frontend or a guest did what it must not.
+    Warn,
+    /// The host, or this program, failed.
+    Error,
+}
+
+/// Takes lines. Called from any thread; must be quick.
+pub trait Log: Send + Sync {
+    /// One line, without an end of line.
+    fn log(&self, level: Level, line: fmt::Arguments<'_>);
+}
+
+/// Drops every line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLog;
+
+impl Log for NoLog {
+    fn log(&self, _: Level, _: fmt::Arguments<'_>) {}
+}
+
+/// Lines that may come at once.
+const BURST: u32 = 64;
+/// Then one may come in this time.
+const PER_LINE: Duration = Duration::from_millis(200);
+
+/// Passes lines on at a bounded rate, so that no frontend can fill a disk with complaints about itself;
+/// says how many it left out.
+pub struct RateLimited {
+    log: Arc<dyn Log>,
+    state: Mutex<Bucket>,
+}
+
+struct Bucket {
+    left: u32,
+    refilled: Instant,
+    left_out: u64,
+}
+
+impl RateLimited {
+    /// Passes lines on to `log`.
+    pub fn new(log: Arc<dyn Log>) -> Self {
+        let state = Bucket { left: BURST, refilled: Instant::now(), left_out: 0 };
+        Self { log, state: Mutex::new(state) }
+    }
+}
+
+impl Bucket {
+    /// Whether a line may go out at `now`, and how many did not since the last that did.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let periods = now.saturating_duration_since(self.refilled).as_nanos() / PER_LINE.as_nanos();
+        if periods > 0 {
+            let more = u32::try_from(periods).unwrap_or(BURST);
+            self.left = self.left.saturating_add(more).min(BURST);
+            self.refilled = now;
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Some(std::mem::take(&mut self.left_out))
+            }
+            None => {
+                self.left_out = self.left_out.saturating_add(1);
+                None
+            }
+        }
+    }
+}
+
+impl Log for RateLimited {
+    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
+        let may = self.state.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        if let Some(left_out) = may {
+            if left_out > 0 {
+                self.log.log(Level::Warn, format_args!("{left_out} lines were left out"));
+            }
+            self.log.log(level, line);
+        }
+    }
+}
+
+/// Writes what a device observes to a [`Log`]. That a queue is retired is not written here: the server
+/// says so.
+pub struct LogObserver {
+    log: RateLimited,
+}
+
+impl LogObserver {
+    /// Writes to `log`, at a bounded rate.
+    pub fn new(log: Arc<dyn Log>) -> Self {
+        Self { log: RateLimited::new(log) }
+    }
+}
+
+impl Observer for LogObserver {
+    fn guest_fault(&self, queue: u16, fault: &GuestFault) {
+        self.log.log(Level::Warn, format_args!("queue {queue}: {fault}"));
+    }
+
+    fn queue_retired(&self, _: u16, _: &RingError) {}
+
+    fn medium_fault(&self, queue: u16, request: RequestType, at: Sector, why: &Failure) {
+        let why = Chain(why);
+        self.log.log(
+            Level::Error,
+            format_args!("queue {queue}: {request:?} at sector {at}: {why}"),
+        );
+    }
+}
+
+/// An error and all that caused it, on one line.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_cut_and_counted_and_time_makes_room() {
+        let start = Instant::now();
+        let mut bucket = Bucket { left: BURST, refilled: start, left_out: 0 };
+        let passed = (0..1000).filter(|_| bucket.take(start).is_some()).count();
+        assert_eq!(passed, BURST as usize);
+        assert_eq!(bucket.take(start + PER_LINE), Some(1000 - u64::from(BURST)));
+        assert_eq!(bucket.take(start + PER_LINE), None);
+        assert_eq!(bucket.take(start + PER_LINE * 2), Some(1));
+        let later = start + Duration::from_secs(86_400 * 365);
+        assert_eq!((0..1000).filter(|_| bucket.take(later).is_some()).count(), BURST as usize);
+    }
+}
