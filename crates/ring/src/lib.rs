@@ -5,6 +5,13 @@
 
 extern crate alloc;
 
+mod device;
+mod error;
+mod layout;
 mod memory;
+pub mod notification;
 
+pub use device::{Chain, DeviceQueue, Head, QueueConfig};
+pub use error::{AddError, DeviceLie, Part, RingError, SetupError};
+pub use layout::{MAX_SIZE, RingLayout, layout};
 pub use memory::{Buffers, GuestMemory, HeapMemory, OutOfRange, Segment};

@@ -1,0 +1,376 @@
+//! The device's end of a split virtqueue (virtio 2.7).
+//!
+//! A turn of a device's worker: [`pop`](DeviceQueue::pop) chains until there are none,
+//! [`push`](DeviceQueue::push) those that are answered, [`publish`](DeviceQueue::publish) once, and
+//! before sleeping [`resume_notifications`](DeviceQueue::resume_notifications).
+
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ptr::NonNull;
+
+use zerocopy::little_endian::U32;
+
+use crate::error::{Part, RingError, SetupError};
+use crate::layout::{
+    AVAILABLE_ALIGN, DESCRIPTORS_ALIGN, Parts, USED_ALIGN, UsedElement, available_len,
+    descriptors_len, is_valid_size, used_len,
+};
+use crate::memory::{Buffers, GuestMemory, Segment};
+use crate::notification::{Doorbell, GuestWord};
+
+mod spares;
+mod walk;
+
+use spares::Spares;
+
+/// What a driver said about a queue, and where it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueConfig {
+    /// Descriptors; a power of two of at most 32768.
+    pub size: u16,
+    /// Guest address of the descriptor table; aligned to 16.
+    pub descriptors: u64,
+    /// Guest address of the available ring; aligned to 2.
+    pub available: u64,
+    /// Guest address of the used ring; aligned to 4.
+    pub used: u64,
+    /// `VIRTIO_F_EVENT_IDX` was negotiated.
+    pub event_index: bool,
+    /// `VIRTIO_F_INDIRECT_DESC` was negotiated.
+    pub indirect: bool,
+    /// The free-running index of the first chain to pop: 0 for a new queue.
+    pub next_available: u16,
+    /// The free-running index of the next used element: 0 for a new queue, else what
+    /// [`DeviceQueue::used_index`] finds.
+    pub next_used: u16,
+}
+
+/// The right to answer one chain, once. Dropping it leaves the driver waiting for ever.
+#[must_use = "a chain that is not answered leaves the driver waiting for ever"]
+#[derive(Debug)]
+pub struct Head {
+    id: u16,
+    /// Pieces of memory that the chain scatters over.
+    pieces: u32,
+    /// Bytes that may be written.
+    writable: u32,
+}
+
+impl Head {
+    /// The number of the chain's first descriptor, for logs.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+}
+
+/// One chain that the driver made available.
+#[derive(Debug)]
+pub struct Chain {
+    /// What the device may read.
+    pub readable: Buffers,
+    /// What the device may write.
+    pub writable: Buffers,
+    /// The right to answer.
+    pub head: Head,
+}
+
+/// The device's end of a split virtqueue.
+///
+/// Nothing in the ring is trusted: each word is read once, walks are bounded, and what breaks the rules
+/// retires the queue with a [`RingError`]. Chains in flight can still be answered after that.
+pub struct DeviceQueue {
+    /// Where the rings are; valid because of `memory`, which keeps them mapped.
+    parts: Parts,
+    doorbell: Doorbell<GuestWord>,
+    memory: Rc<dyn GuestMemory>,
+    config: QueueConfig,
+    /// The next chain to pop.
+    next_available: u16,
+    /// The available index as last read: chains before it can be popped without looking.
+    seen_available: u16,
+    /// Where the next used element goes.
+    next_used: u16,
+    /// The used index as last published.
+    published: u16,
+    /// One bit for each head that was popped and not pushed.
+    heads: Vec<u64>,
+    in_flight: u16,
+    /// Pieces of memory in the chains in flight.
+    pieces: u32,
+    spares: Spares,
+    error: Option<RingError>,
+}
+
+impl DeviceQueue {
+    /// A queue over rings that the driver has set up in `memory`. Clears the flags of the used ring and
+    /// writes nothing else; a queue that does not start at 0 needs
+    /// [`resume_notifications`](Self::resume_notifications) before the worker may sleep.
+    pub fn new(memory: Rc<dyn GuestMemory>, config: QueueConfig) -> Result<Self, SetupError> {
+        let parts = locate(&*memory, &config)?;
+        let doorbell =
+            Doorbell::new(parts.device_words(), parts.driver_words(), config.event_index);
+        doorbell.clear_flags();
+        Ok(Self {
+            parts,
+            doorbell,
+            memory,
+            config,
+            next_available: config.next_available,
+            seen_available: config.next_available,
+            next_used: config.next_used,
+            published: config.next_used,
+            heads: vec![0; usize::from(config.size).div_ceil(64)],
+            in_flight: 0,
+            pieces: 0,
+            spares: Spares::new(config.size),
+            error: None,
+        })
+    }
+
+    /// The used index in the used ring at guest address `used`: where a device that takes a queue over
+    /// goes on. `None` when that is not memory or not aligned.
+    pub fn used_index(memory: &dyn GuestMemory, used: u64) -> Option<u16> {
+        let (host, run) = memory.translate(used, 4)?;
+        if run < 4 || !(host.addr().get() as u64).is_multiple_of(USED_ALIGN) {
+            return None;
+        }
+        // SAFETY: 4 bytes from `host` are memory while `memory` is borrowed, and aligned.
+        let words = unsafe { u32::from_le(core::ptr::read_volatile(host.as_ptr().cast::<u32>())) };
+        Some((words >> 16) as u16)
+    }
+
+    /// Moves to another map of guest memory, in which the rings are where they were by guest address.
+    /// Chains in flight stay in flight, and keep the map that they were popped from alive. On an error
+    /// nothing has changed.
+    pub fn set_memory(&mut self, memory: Rc<dyn GuestMemory>) -> Result<(), SetupError> {
+        let parts = locate(&*memory, &self.config)?;
+        self.doorbell =
+            Doorbell::new(parts.device_words(), parts.driver_words(), self.config.event_index);
+        self.parts = parts;
+        self.memory = memory;
+        Ok(())
+    }
+
+    /// The next chain that the driver made available, if there is one. After an error, the same error
+    /// for ever.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<Chain>, RingError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        if self.next_available == self.seen_available && !self.look()? {
+            return Ok(None);
+        }
+        match self.take_next() {
+            Ok(chain) => Ok(Some(chain)),
+            Err(error) => Err(self.retire(error)),
+        }
+    }
+
+    /// Reads the available index. True when there is something to pop.
+    fn look(&mut self) -> Result<bool, RingError> {
+        let index = self.doorbell.theirs();
+        let by = index.wrapping_sub(self.next_available);
+        if by > self.config.size {
+            let size = self.config.size;
+            return Err(self.retire(RingError::AvailableIndexJump { by, size }));
+        }
+        self.seen_available = index;
+        Ok(by != 0)
+    }
+
+    fn retire(&mut self, error: RingError) -> RingError {
+        *self.error.get_or_insert(error)
+    }
+
+    fn take_next(&mut self) -> Result<Chain, RingError> {
+        let head = self.parts.available(self.next_available);
+        let size = self.config.size;
+        let Some((word, bit)) = self.head_bit(head) else {
+            return Err(RingError::HeadOutOfRange { head, size });
+        };
+        if *word & bit != 0 {
+            return Err(RingError::HeadInFlight { head });
+        }
+        *word |= bit;
+        let (readable, writable) = self.walk(head)?;
+        let pieces = (readable.segments().len() + writable.segments().len()) as u32;
+        self.pieces = self.pieces.saturating_add(pieces);
+        let limit = self.spares.pieces_limit();
+        if self.pieces > limit {
+            return Err(RingError::TooManyPieces { limit });
+        }
+        self.in_flight += 1;
+        self.next_available = self.next_available.wrapping_add(1);
+        // Buffers hold less than 2^32 bytes.
+        let head = Head { id: head, pieces, writable: writable.len() as u32 };
+        Ok(Chain { readable, writable, head })
+    }
+
+    /// The bit of `head` among those in flight; `None` when there is no such descriptor.
+    fn head_bit(&mut self, head: u16) -> Option<(&mut u64, u64)> {
+        if head >= self.config.size {
+            return None;
+        }
+        Some((self.heads.get_mut(usize::from(head / 64))?, 1 << (head % 64)))
+    }
+
+    /// Answers a chain: `written` bytes were written, counted from the first writable byte on. The driver
+    /// sees it at the next [`publish`](Self::publish).
+    #[inline]
+    pub fn push(&mut self, head: Head, written: u32) {
+        debug_assert!(written <= head.writable, "wrote {written} bytes to {head:?}");
+        let Some((word, bit)) = self.head_bit(head.id) else {
+            debug_assert!(false, "{head:?} is of another queue");
+            return;
+        };
+        debug_assert!(*word & bit != 0, "{head:?} is of another queue");
+        *word &= !bit;
+        self.pieces = self.pieces.saturating_sub(head.pieces);
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let len = U32::new(written.min(head.writable));
+        self.parts.set_used(self.next_used, UsedElement { id: U32::new(head.id.into()), len });
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Makes all that was pushed visible to the driver, with one store. True: the driver wants a signal.
+    #[must_use = "a signal that is not sent is a wakeup lost"]
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        let from = core::mem::replace(&mut self.published, self.next_used);
+        self.doorbell.publish(from, self.next_used)
+    }
+
+    /// True when [`pop`](Self::pop) has something to say that it has not said before: a chain, or an
+    /// index that makes no sense. False once the queue is retired.
+    #[inline]
+    pub fn available(&self) -> bool {
+        self.error.is_none()
+            && (self.next_available != self.seen_available
+                || self.doorbell.theirs() != self.next_available)
+    }
+
+    /// How many chains there are to pop: at most the size, whatever the driver says; 0 once the queue is
+    /// retired.
+    pub fn pending(&self) -> u16 {
+        if self.error.is_some() {
+            return 0;
+        }
+        self.doorbell.theirs().wrapping_sub(self.next_available).min(self.config.size)
+    }
+
+    /// Asks the driver for no more notifications; some may still come.
+    pub fn pause_notifications(&mut self) {
+        self.doorbell.pause();
+    }
+
+    /// Asks the driver for a notification about the next chain. True: something came meanwhile, so don't
+    /// sleep. False, always, once the queue is retired.
+    #[must_use = "sleeping on a true is a wakeup lost"]
+    pub fn resume_notifications(&mut self) -> bool {
+        self.doorbell.resume(self.next_available) && self.error.is_none()
+    }
+
+    /// Takes a list of segments back, so that no request need allocate one.
+    #[inline]
+    pub fn recycle(&mut self, buffers: Buffers) {
+        self.spares.put(buffers.into_spare());
+    }
+
+    /// A list of segments to use, for [`Buffers::take_back`]; [`recycle`](Self::recycle) what comes of
+    /// it.
+    #[inline]
+    pub fn spare(&mut self) -> Vec<Segment> {
+        self.spares.take()
+    }
+
+    /// The free-running index of the next chain to pop.
+    pub fn next_available(&self) -> u16 {
+        self.next_available
+    }
+
+    /// The free-running index of the next used element to push.
+    pub fn next_used(&self) -> u16 {
+        self.next_used
+    }
+
+    /// Chains popped and not pushed; at most the size.
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// Descriptors in the ring.
+    pub fn size(&self) -> u16 {
+        self.config.size
+    }
+
+    /// Why the queue was retired, if it was.
+    pub fn error(&self) -> Option<&RingError> {
+        self.error.as_ref()
+    }
+}
+
+impl core::fmt::Debug for DeviceQueue {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("DeviceQueue")
+            .field("config", &self.config)
+            .field("next_available", &self.next_available)
+            .field("next_used", &self.next_used)
+            .field("in_flight", &self.in_flight)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Finds the rings in host memory; all of each part must be there, in one run.
+fn locate(memory: &dyn GuestMemory, config: &QueueConfig) -> Result<Parts, SetupError> {
+    let size = config.size;
+    if !is_valid_size(size) {
+        return Err(SetupError::Size { size });
+    }
+    let descriptors = locate_part(
+        memory,
+        Part::Descriptors,
+        config.descriptors,
+        descriptors_len(size),
+        DESCRIPTORS_ALIGN,
+    )?;
+    let available = locate_part(
+        memory,
+        Part::Available,
+        config.available,
+        available_len(size),
+        AVAILABLE_ALIGN,
+    )?;
+    let used = locate_part(memory, Part::Used, config.used, used_len(size), USED_ALIGN)?;
+    // SAFETY: each part is one aligned run of its length, which `memory`, kept beside these parts by the
+    // queue, promises to keep readable and writable wherever it is moved; the size was checked.
+    Ok(unsafe { Parts::new(descriptors, available, used, size) })
+}
+
+fn locate_part(
+    memory: &dyn GuestMemory,
+    part: Part,
+    address: u64,
+    len: usize,
+    align: u64,
+) -> Result<NonNull<u8>, SetupError> {
+    let len = len as u64;
+    if !address.is_multiple_of(align) {
+        return Err(SetupError::Misaligned { part, address, align });
+    }
+    let absent = SetupError::NotMemory { part, address, len };
+    let (host, run) = memory.translate(address, len).ok_or(absent)?;
+    if run < len {
+        let beyond = address.checked_add(run).and_then(|next| memory.translate(next, len - run));
+        return Err(match beyond {
+            Some(_) => SetupError::Straddles { part, address, len },
+            None => absent,
+        });
+    }
+    if !(host.addr().get() as u64).is_multiple_of(align) {
+        return Err(SetupError::HostMisaligned { part, address, align });
+    }
+    Ok(host)
+}
