@@ -1,0 +1,334 @@
+//! Writes and appends, in two phases: a write is begun, its I/O is done, and it is ended.
+
+use zvb_wire::{Condition, Sector, ZoneType};
+
+use crate::line::Ticket;
+use crate::read::zones_of;
+use crate::table::Hold;
+use crate::{Refusal, Refused, ZoneId, Zones};
+
+/// A write that may go to the medium.
+#[derive(Debug)]
+#[must_use]
+pub struct Begun {
+    /// The first sector to write: where the request said, or where the append goes.
+    pub at: Sector,
+    /// What to end the write with. `None` when no zone's state depends on it (it writes nothing, or
+    /// conventional zones only): then it is done as soon as its I/O is.
+    pub write: Option<WriteId>,
+}
+
+/// A write in flight. To be spent once, with [`Zones::end_write`] of the same table.
+#[derive(PartialEq, Eq, Debug)]
+#[must_use]
+pub struct WriteId(u32);
+
+/// How the I/O of a write went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// All of it was written.
+    Done,
+    /// Any part of it may have been written.
+    Failed,
+}
+
+/// A write that is over, and can be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Released {
+    /// As given when it was begun.
+    pub owner: u64,
+    /// It was written, and its zone's state counts it. Otherwise it failed, or stood behind one that did.
+    pub ok: bool,
+}
+
+/// A write in flight to sequential zones.
+#[derive(Debug)]
+pub(crate) struct Write {
+    owner: u64,
+    /// Where it ends.
+    end: Sector,
+    first: ZoneId,
+    last: ZoneId,
+    /// How its I/O went, once that is known.
+    outcome: Option<Outcome>,
+}
+
+impl Zones {
+    /// Decides a write of `sectors` from `at` on (OUT, virtio 5.2.6.2). `owner` comes back when it is
+    /// over. A sequential-required zone is written at the end of what is already in flight.
+    pub fn begin_write(
+        &mut self,
+        at: Sector,
+        sectors: Sector,
+        owner: u64,
+        ticket: Option<Ticket>,
+    ) -> Result<Begun, Refused> {
+        let zones = zones_of(&self.geometry, at, sectors).map_err(Refused::Status)?;
+        let Some((first, last)) = zones else {
+            return Ok(Begun { at, write: None });
+        };
+        match self.geometry.zone_type(last) {
+            ZoneType::SequentialRequired if first == last => {
+                let decided = self.decide_sequential(last, Some(at), sectors, owner, ticket);
+                self.settle(last, ticket, decided)
+            }
+            ZoneType::SequentialRequired => Err(Refused::Status(Refusal::CrossesZones)),
+            ZoneType::Conventional => match self.all_usable(first, last) {
+                Ok(()) => Ok(Begun { at, write: None }),
+                Err(refusal) => Err(Refused::Status(refusal)),
+            },
+            ZoneType::SequentialPreferred => {
+                let range = Range { at, sectors, first, last };
+                // The first zone that has a write pointer.
+                if first.0.max(self.geometry.spec().conventional) == last.0 {
+                    let decided = self.decide_preferred(range, owner, ticket);
+                    self.settle(last, ticket, decided)
+                } else {
+                    let decided = self.decide_preferred_many(range, owner, ticket);
+                    self.settle_disk(ticket, decided)
+                }
+            }
+        }
+    }
+
+    /// Decides an append of `sectors` to the zone that starts at `zone_start` (ZONE_APPEND).
+    pub fn begin_append(
+        &mut self,
+        zone_start: Sector,
+        sectors: Sector,
+        owner: u64,
+        ticket: Option<Ticket>,
+    ) -> Result<Begun, Refused> {
+        let zone = self.append_zone(zone_start, sectors).map_err(Refused::Status)?;
+        let decided = self.decide_sequential(zone, None, sectors, owner, ticket);
+        self.settle(zone, ticket, decided)
+    }
+
+    fn append_zone(&self, zone_start: Sector, sectors: Sector) -> Result<ZoneId, Refusal> {
+        let limit = self.geometry.spec().max_append;
+        if limit == Sector::ZERO {
+            return Err(Refusal::AppendUnsupported);
+        }
+        let zone = self.named_zone(zone_start)?;
+        if self.geometry.zone_type(zone) != ZoneType::SequentialRequired {
+            return Err(Refusal::NotSequentialRequired);
+        }
+        if sectors > limit { Err(Refusal::AppendTooLarge) } else { Ok(zone) }
+    }
+
+    /// Decides a write to a sequential-required zone: at its write pointer when `at` is `None`.
+    fn decide_sequential(
+        &mut self,
+        zone: ZoneId,
+        at: Option<Sector>,
+        sectors: Sector,
+        owner: u64,
+        ticket: Option<Ticket>,
+    ) -> Result<Begun, Hold> {
+        let state = self.zone(zone);
+        if !self.line.zone_turn(state.waiters, ticket) {
+            return Err(Hold::Turn);
+        }
+        state.usable()?;
+        if state.condition == Condition::Full {
+            return Err(Refusal::ZoneFull.into());
+        }
+        if state.failing || self.opened.draining == Some(zone) {
+            return Err(Hold::Turn);
+        }
+        let capacity = self.geometry.capacity(zone).0;
+        let reserved = u64::from(state.reserved);
+        if reserved == capacity {
+            return Err(Refusal::ZoneFull.into());
+        }
+        let pointer = Sector(self.geometry.start(zone).0 + reserved);
+        if at.is_some_and(|at| at != pointer) {
+            return Err(Refusal::NotAtWritePointer.into());
+        }
+        if !sectors.is_multiple_of(self.geometry.granule()) {
+            return Err(Refusal::Misaligned.into());
+        }
+        if sectors.0 > capacity - reserved {
+            return Err(Refusal::PastCapacity.into());
+        }
+        if sectors == Sector::ZERO {
+            return Ok(Begun { at: pointer, write: None });
+        }
+        if matches!(state.condition, Condition::Empty | Condition::Closed) {
+            self.make_room(zone, ticket)?;
+        }
+        let end = Sector(pointer.0 + sectors.0);
+        let write = self.reserve(Write { owner, end, first: zone, last: zone, outcome: None });
+        let state = &mut self.zones[zone.0 as usize];
+        state.reserved += sectors.0 as u32;
+        self.writes.append(&mut state.writes, write.0);
+        Ok(Begun { at: pointer, write: Some(write) })
+    }
+
+    /// Decides a write that touches one sequential-preferred zone, and maybe conventional zones before it.
+    fn decide_preferred(
+        &mut self,
+        range: Range,
+        owner: u64,
+        ticket: Option<Ticket>,
+    ) -> Result<Begun, Hold> {
+        let zone = range.last;
+        if !self.line.zone_turn(self.zone(zone).waiters, ticket) {
+            return Err(Hold::Turn);
+        }
+        if self.check_preferred(range, zone)? {
+            return Ok(Begun { at: range.at, write: None });
+        }
+        if matches!(self.zone(zone).condition, Condition::Empty | Condition::Closed) {
+            self.make_room(zone, ticket)?;
+        }
+        Ok(self.begin_preferred(range, zone, owner))
+    }
+
+    /// Decides a write that touches several sequential-preferred zones. It may have to open them all, so
+    /// when it can't go at once, it waits in the line of the disk.
+    fn decide_preferred_many(
+        &mut self,
+        range: Range,
+        owner: u64,
+        ticket: Option<Ticket>,
+    ) -> Result<Begun, Hold> {
+        let first = ZoneId(range.first.0.max(self.geometry.spec().conventional));
+        if !self.line.disk_turn(ticket) {
+            return Err(Hold::Turn);
+        }
+        if self.check_preferred(range, first)? {
+            return Ok(Begun { at: range.at, write: None });
+        }
+        self.make_room_for_many(first, range.last)?;
+        Ok(self.begin_preferred(range, first, owner))
+    }
+
+    /// Checks the zones of a write to sequential-preferred zones, of which `first` is the first. True when
+    /// there is nothing to write.
+    fn check_preferred(&self, range: Range, first: ZoneId) -> Result<bool, Hold> {
+        self.all_usable(range.first, range.last)?;
+        for zone in (first.0..=range.last.0).map(ZoneId) {
+            if self.zone(zone).failing || self.opened.draining == Some(zone) {
+                return Err(Hold::Turn);
+            }
+            if self.end_within(zone, range.end()) > self.geometry.capacity(zone) {
+                return Err(Refusal::PastCapacity.into());
+            }
+        }
+        Ok(range.sectors == Sector::ZERO)
+    }
+
+    fn begin_preferred(&mut self, range: Range, first: ZoneId, owner: u64) -> Begun {
+        let write = Write { owner, end: range.end(), first, last: range.last, outcome: None };
+        Begun { at: range.at, write: Some(self.reserve(write)) }
+    }
+
+    /// Opens the zones of a write that are not open, and counts it as in flight.
+    fn reserve(&mut self, write: Write) -> WriteId {
+        for zone in (write.first.0..=write.last.0).map(ZoneId) {
+            self.add_flight(zone);
+            if matches!(self.zone(zone).condition, Condition::Empty | Condition::Closed) {
+                self.transition(zone, Condition::ImplicitOpen);
+            }
+        }
+        WriteId(self.writes.insert(write))
+    }
+
+    fn all_usable(&self, first: ZoneId, last: ZoneId) -> Result<(), Refusal> {
+        (first.0..=last.0).try_for_each(|zone| self.zone(ZoneId(zone)).usable())
+    }
+
+    /// Where a range that ends at `end` ends in `zone`, in sectors from the zone's start.
+    fn end_within(&self, zone: ZoneId, end: Sector) -> Sector {
+        let offset = end.0 - self.geometry.start(zone).0;
+        self.geometry.len(zone).min(Sector(offset))
+    }
+
+    /// Ends a write whose I/O has ended. `released` is given every write that is over with it: one that is
+    /// done may have to wait for those begun before it, and when one fails, those begun behind it in its
+    /// zone fail with it, each once its own I/O has ended.
+    pub fn end_write(&mut self, write: WriteId, outcome: Outcome, released: impl FnMut(Released)) {
+        let WriteId(index) = write;
+        let zone = self.writes.get(index).last;
+        if self.geometry.zone_type(zone) == ZoneType::SequentialRequired {
+            self.writes.get_mut(index).outcome = Some(outcome);
+            self.end_sequential(zone, outcome, released);
+        } else {
+            self.end_preferred(index, outcome, released);
+        }
+    }
+
+    /// Applies what can be applied in `zone`, in the order it was begun.
+    fn end_sequential(
+        &mut self,
+        zone: ZoneId,
+        outcome: Outcome,
+        mut released: impl FnMut(Released),
+    ) {
+        if outcome == Outcome::Failed {
+            self.zone_mut(zone).failing = true;
+        }
+        while let Some(first) = self.zone(zone).writes.first() {
+            let Some(outcome) = self.writes.get(first).outcome else {
+                return;
+            };
+            let state = &mut self.zones[zone.0 as usize];
+            let Some(write) = self.writes.pop(&mut state.writes) else {
+                return;
+            };
+            let ok = outcome == Outcome::Done && !state.broken;
+            if ok {
+                self.advance(zone, write.end);
+            } else {
+                state.broken = true;
+            }
+            self.drop_flight(zone);
+            released(Released { owner: write.owner, ok });
+        }
+    }
+
+    /// Applies a write to sequential-preferred zones, whatever else is in flight.
+    fn end_preferred(&mut self, index: u32, outcome: Outcome, mut released: impl FnMut(Released)) {
+        let Write { owner, end, first, last, .. } = self.writes.remove(index);
+        let zones = || (first.0..=last.0).map(ZoneId);
+        let ok = outcome == Outcome::Done && zones().all(|zone| !self.zone(zone).broken);
+        for zone in zones() {
+            if ok {
+                self.advance(zone, end);
+            }
+            self.drop_flight(zone);
+        }
+        released(Released { owner, ok });
+    }
+
+    /// Moves the write pointer of `zone` to where a write that ends at `end` ends in it, unless it is
+    /// already past that.
+    fn advance(&mut self, zone: ZoneId, end: Sector) {
+        let end = self.end_within(zone, end).0 as u32;
+        if end <= self.zone(zone).written {
+            return;
+        }
+        self.zone_mut(zone).written = end;
+        self.mark_changed(zone);
+        if u64::from(end) == self.geometry.capacity(zone).0 {
+            self.transition(zone, Condition::Full);
+        }
+    }
+}
+
+/// A range that a request wants to write, and the zones it touches.
+#[derive(Clone, Copy)]
+struct Range {
+    at: Sector,
+    sectors: Sector,
+    first: ZoneId,
+    last: ZoneId,
+}
+
+impl Range {
+    /// Where it ends: inside the disk, as `zones_of` has checked.
+    fn end(&self) -> Sector {
+        Sector(self.at.0 + self.sectors.0)
+    }
+}
