@@ -6,12 +6,14 @@
 extern crate alloc;
 
 mod device;
+mod driver;
 mod error;
 mod layout;
 mod memory;
 pub mod notification;
 
 pub use device::{Chain, DeviceQueue, Head, QueueConfig};
+pub use driver::{DriverConfig, DriverQueue, IndirectTables, SharedArea, Used, tables_len};
 pub use error::{AddError, DeviceLie, Part, RingError, SetupError};
 pub use layout::{MAX_SIZE, RingLayout, layout};
 pub use memory::{Buffers, GuestMemory, HeapMemory, OutOfRange, Segment};
