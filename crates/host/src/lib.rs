@@ -1,4 +1,7 @@
 //! How a device meets a driver: the vhost-user protocol, its server side and its client side, and the
 //! memory that both share.
 
+pub mod client;
 pub mod vhost_user;
+
+mod sys;

@@ -1,0 +1,7 @@
+//! The one room of this crate where unsafe code lives.
+#![expect(unsafe_code, reason = "memory is mapped and shared here")]
+// UNSAFETY: mappings of files that another process maps too, and the promises that rest on them.
+
+mod shared;
+
+pub(crate) use shared::SharedMapping;
