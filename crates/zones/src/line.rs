@@ -15,7 +15,7 @@ use crate::slab::{Chain, Slab};
 pub struct Ticket(u32);
 
 /// All lines of a disk, but for their ends, which are with the zones.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Line {
     waiters: Slab<Waiter>,
     /// The line of the disk.
@@ -29,7 +29,7 @@ pub(crate) struct Line {
     room: VecDeque<Ticket>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiter {
     epoch: u64,
     wants_room: bool,

@@ -8,7 +8,7 @@ use crate::table::{Counts, Hold, Zone};
 use crate::{Refusal, ZoneId, Zones};
 
 /// The zones that count against the limits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Opened {
     pub(crate) counts: Counts,
     /// The implicitly open zones with no write in flight, the longest idle first.
@@ -20,7 +20,7 @@ pub(crate) struct Opened {
 }
 
 /// A list threaded through the zones.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct List {
     first: u32,
     last: u32,

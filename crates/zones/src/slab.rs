@@ -27,14 +27,14 @@ impl Chain {
 
 /// Values under small numbers. A number that stands for nothing is a bug of this crate or its caller,
 /// and panics.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: u32,
     used: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot<T> {
     /// The next slot of the chain this one is in, or the next free one.
     next: u32,

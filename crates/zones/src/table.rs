@@ -19,7 +19,7 @@ use crate::{Geometry, Refusal, Refused, Snapshot, ZoneId, describe};
 /// gets a [`Ticket`] and is tried again.
 ///
 /// A [`ZoneId`] that is not of this disk is a caller's bug, and panics.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Zones {
     pub(crate) geometry: Geometry,
     pub(crate) zones: Vec<Zone>,

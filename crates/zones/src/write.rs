@@ -42,7 +42,7 @@ pub struct Released {
 }
 
 /// A write in flight to sequential zones.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Write {
     owner: u64,
     /// Where it ends.
