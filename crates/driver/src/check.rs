@@ -1,0 +1,191 @@
+//! Which requests may be sent (virtio 5.2.6.1): everything is looked at before anything is written.
+
+use zvb_wire::{DiscardSegment, Features, RequestType, SECTOR_BYTES, Sector};
+
+use crate::error::Invalid;
+use crate::info::{Info, RangeLimits, ZonedInfo};
+use crate::request::{Request, SectorRange};
+use crate::transport::Dma;
+use crate::zone::REPORT_BYTES_MIN;
+
+/// What of a request goes into its header, and what must be remembered until it is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Plan {
+    /// The type in the header.
+    pub(crate) request_type: RequestType,
+    /// The sector in the header.
+    pub(crate) sector: Sector,
+}
+
+/// What to send for `request`, if it may be sent to this device.
+pub(crate) fn check<D: Dma>(info: &Info, request: &Request<D>) -> Result<Plan, Invalid> {
+    let (request_type, sector) = match request {
+        Request::Read { at, buffer } => {
+            transfer(info, *at, buffer.len() as u64)?;
+            (RequestType::IN, *at)
+        }
+        Request::Write { at, buffer } => {
+            changes(info)?;
+            transfer(info, *at, buffer.len() as u64)?;
+            (RequestType::OUT, *at)
+        }
+        Request::Append { zone, buffer } => {
+            append(info, *zone, buffer.len() as u64)?;
+            (RequestType::ZONE_APPEND, *zone)
+        }
+        Request::Report { from, buffer } => {
+            report(info, *from, buffer.len())?;
+            (RequestType::ZONE_REPORT, *from)
+        }
+        Request::Open { zone } => {
+            (RequestType::ZONE_OPEN, manage(info, *zone, RequestType::ZONE_OPEN)?)
+        }
+        Request::Close { zone } => {
+            (RequestType::ZONE_CLOSE, manage(info, *zone, RequestType::ZONE_CLOSE)?)
+        }
+        Request::Finish { zone } => {
+            (RequestType::ZONE_FINISH, manage(info, *zone, RequestType::ZONE_FINISH)?)
+        }
+        Request::Reset { zone } => {
+            (RequestType::ZONE_RESET, manage(info, *zone, RequestType::ZONE_RESET)?)
+        }
+        Request::ResetAll => {
+            zoned(info, RequestType::ZONE_RESET_ALL)?;
+            changes(info)?;
+            (RequestType::ZONE_RESET_ALL, Sector::ZERO)
+        }
+        Request::Flush => {
+            if !info.features.contains(Features::FLUSH) {
+                return Err(Invalid::Unsupported(RequestType::FLUSH));
+            }
+            (RequestType::FLUSH, Sector::ZERO)
+        }
+        Request::Id => (RequestType::GET_ID, Sector::ZERO),
+        Request::Discard { ranges: list } => {
+            ranges(info, list, info.discard, RequestType::DISCARD)?;
+            (RequestType::DISCARD, Sector::ZERO)
+        }
+        Request::WriteZeroes { ranges: list, .. } => {
+            ranges(info, list, info.write_zeroes, RequestType::WRITE_ZEROES)?;
+            (RequestType::WRITE_ZEROES, Sector::ZERO)
+        }
+    };
+    Ok(Plan { request_type, sector })
+}
+
+/// A read or write of `bytes` at `at`, whatever its length.
+pub(crate) fn span(info: &Info, at: Sector, bytes: u64) -> Result<(), Invalid> {
+    if bytes == 0 {
+        return Err(Invalid::Empty);
+    }
+    aligned(at, bytes, info.block_size)?;
+    inside(info, at, Sector(bytes.div_ceil(SECTOR_BYTES)))
+}
+
+/// What changes the disk goes only to one that can be written.
+pub(crate) fn changes(info: &Info) -> Result<(), Invalid> {
+    if info.read_only { Err(Invalid::ReadOnly) } else { Ok(()) }
+}
+
+/// The zones, for a `request` that is about them.
+pub(crate) fn zoned(info: &Info, request: RequestType) -> Result<&ZonedInfo, Invalid> {
+    info.zoned.as_ref().ok_or(Invalid::Unsupported(request))
+}
+
+/// An append of `bytes` to `zone`, however many appends it takes. (MUST: the zone's start, multiples of
+/// the write granularity.)
+pub(crate) fn append_span(info: &Info, zone: Sector, bytes: u64) -> Result<&ZonedInfo, Invalid> {
+    let zoned = zoned(info, RequestType::ZONE_APPEND)?;
+    if zoned.max_append == Sector::ZERO {
+        return Err(Invalid::Unsupported(RequestType::ZONE_APPEND));
+    }
+    changes(info)?;
+    zone_start(info, zoned, zone)?;
+    span(info, zone, bytes)?;
+    // The zone's start is what the geometry makes it; only the length is ours to align.
+    aligned(Sector::ZERO, bytes, zoned.write_granularity)?;
+    Ok(zoned)
+}
+
+fn append(info: &Info, zone: Sector, bytes: u64) -> Result<(), Invalid> {
+    let max = append_span(info, zone, bytes)?.max_append;
+    let sectors = Sector(bytes / SECTOR_BYTES);
+    if sectors > max {
+        return Err(Invalid::AppendTooLong { sectors, max });
+    }
+    short_enough(info, bytes)
+}
+
+fn transfer(info: &Info, at: Sector, bytes: u64) -> Result<(), Invalid> {
+    span(info, at, bytes)?;
+    short_enough(info, bytes)
+}
+
+fn report(info: &Info, from: Sector, bytes: usize) -> Result<(), Invalid> {
+    zoned(info, RequestType::ZONE_REPORT)?;
+    // A shorter one is allowed and tells nothing; and there are devices that it breaks.
+    if bytes < REPORT_BYTES_MIN {
+        return Err(Invalid::ReportTooSmall(bytes as u64));
+    }
+    inside(info, from, Sector(1))?;
+    short_enough(info, bytes as u64)
+}
+
+fn manage(info: &Info, zone: Sector, request: RequestType) -> Result<Sector, Invalid> {
+    let zoned = zoned(info, request)?;
+    changes(info)?;
+    zone_start(info, zoned, zone)?;
+    Ok(zone)
+}
+
+fn zone_start(info: &Info, zoned: &ZonedInfo, zone: Sector) -> Result<(), Invalid> {
+    inside(info, zone, Sector(1))?;
+    if zone.is_multiple_of(zoned.zone_size) { Ok(()) } else { Err(Invalid::NotZoneStart(zone)) }
+}
+
+fn ranges(
+    info: &Info,
+    ranges: &[SectorRange],
+    limits: Option<RangeLimits>,
+    request: RequestType,
+) -> Result<(), Invalid> {
+    let limits = limits.ok_or(Invalid::Unsupported(request))?;
+    changes(info)?;
+    if ranges.is_empty() {
+        return Err(Invalid::Empty);
+    }
+    if ranges.len() as u64 > u64::from(limits.max_ranges) {
+        return Err(Invalid::TooManyRanges { count: ranges.len() as u64, max: limits.max_ranges });
+    }
+    short_enough(info, (ranges.len() as u64).saturating_mul(u64::from(DiscardSegment::BYTES)))?;
+    for range in ranges {
+        let bytes = u64::from(range.sectors) * SECTOR_BYTES;
+        span(info, range.at, bytes)?;
+        if range.sectors > limits.max_sectors {
+            let max = u64::from(limits.max_sectors) * SECTOR_BYTES;
+            return Err(Invalid::TooLong { bytes, max });
+        }
+    }
+    Ok(())
+}
+
+fn aligned(at: Sector, bytes: u64, unit: u32) -> Result<(), Invalid> {
+    let offset_aligned = at.to_bytes().is_some_and(|at| at.is_multiple_of(u64::from(unit)));
+    if offset_aligned && bytes.is_multiple_of(u64::from(unit)) {
+        Ok(())
+    } else {
+        Err(Invalid::Misaligned { at, bytes, unit })
+    }
+}
+
+fn inside(info: &Info, at: Sector, sectors: Sector) -> Result<(), Invalid> {
+    match at.checked_add(sectors) {
+        Some(end) if end <= info.capacity => Ok(()),
+        _ => Err(Invalid::PastCapacity { at, sectors, capacity: info.capacity }),
+    }
+}
+
+fn short_enough(info: &Info, bytes: u64) -> Result<(), Invalid> {
+    let max = u64::from(info.max_transfer);
+    if bytes > max { Err(Invalid::TooLong { bytes, max }) } else { Ok(()) }
+}

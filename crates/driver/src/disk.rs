@@ -1,0 +1,350 @@
+//! The disk: a device that this driver drives, and handles to its queues.
+
+use alloc::vec::Vec;
+
+use zvb_wire::{Config, DeviceStatus, Features, Sector};
+
+use crate::dma::{Buffer, NoMemory};
+use crate::error::{Error, Fault, Invalid, ProbeError, SubmitError};
+use crate::info::{Info, Options};
+use crate::probe;
+use crate::request::{Completion, Rejected, Request, Token};
+use crate::ring::RingError;
+use crate::state::{Owner, QueueState};
+use crate::transport::{Dma, Transport};
+use crate::zone::Zone;
+
+/// A block device, zoned or not, that this driver drives.
+///
+/// Requests go through a queue without blocking: [`submit`](Self::submit) some, [`kick`](Self::kick) once,
+/// [`poll`](Self::poll) for their completions, [`wait`](Self::wait) when there is nothing else to do. The
+/// blocking calls ([`read`](Self::read), [`append`](Self::append), [`zones`](Self::zones), ...) do all of
+/// that on queue 0; what else is in flight there keeps its place.
+///
+/// [`queues`](Self::queues) hands the queues out one by one, each to a thread of its own if need be.
+///
+/// When a `Disk` is dropped the device is reset, and what was in flight is lost. If the device can not be
+/// reset, the memory that it may still write to is never used again.
+pub struct Disk<T: Transport, D: Dma> {
+    transport: T,
+    info: Info,
+    queues: Vec<QueueState<D>>,
+    dma: D,
+    timeout_ms: Option<u32>,
+}
+
+impl<T: Transport, D: Dma> Disk<T, D> {
+    /// Brings the device up (virtio 3.1.1), and believes nothing of it that is not checked. When this
+    /// fails the device is told so (FAILED).
+    pub fn probe(
+        mut transport: T,
+        dma: D,
+        options: &Options,
+    ) -> Result<Self, ProbeError<T::Error>> {
+        let mut queues = Vec::new();
+        match start(&mut transport, &dma, options, &mut queues) {
+            Ok(info) => Ok(Self { transport, info, queues, dma, timeout_ms: options.timeout_ms }),
+            Err(error) => {
+                stop(&mut transport, &mut queues);
+                probe::give_up(&mut transport);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the device is.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Memory for a request: `len` zeroed bytes.
+    pub fn buffer(&self, len: usize) -> Result<Buffer<D>, NoMemory> {
+        Buffer::new(&self.dma, len)
+    }
+
+    /// Queue `index`; `None` when there are not so many.
+    pub fn queue(&mut self, index: u16) -> Option<Queue<'_, T, D>> {
+        let Self { transport, info, queues, timeout_ms, .. } = self;
+        let state = queues.get_mut(usize::from(index))?;
+        Some(Queue { index, transport, info, state, timeout_ms: *timeout_ms })
+    }
+
+    /// All queues at once. Each can be used in a thread of its own where transport and memory allow it.
+    pub fn queues(&mut self) -> impl ExactSizeIterator<Item = Queue<'_, T, D>> {
+        let Self { transport, info, queues, timeout_ms, .. } = self;
+        let (transport, info, timeout_ms) = (&*transport, &*info, *timeout_ms);
+        queues.iter_mut().enumerate().map(move |(index, state)| Queue {
+            // `probe` made at most as many as a u16 counts.
+            index: index as u16,
+            transport,
+            info,
+            state,
+            timeout_ms,
+        })
+    }
+
+    /// [`Queue::submit`] on queue `queue`.
+    pub fn submit(&mut self, queue: u16, request: Request<D>) -> Result<Token, Rejected<D>> {
+        match self.queue(queue) {
+            Some(mut queue) => queue.submit(request),
+            None => {
+                let error = SubmitError::Invalid(Invalid::NoSuchQueue(queue));
+                Err(Rejected { error, request })
+            }
+        }
+    }
+
+    /// [`Queue::kick`] on queue `queue`.
+    pub fn kick(&mut self, queue: u16) -> Result<(), Error<T::Error>> {
+        self.queue(queue).ok_or(Invalid::NoSuchQueue(queue))?.kick()
+    }
+
+    /// [`Queue::poll`] on queue `queue`; nothing ever comes from one that does not exist.
+    pub fn poll(&mut self, queue: u16) -> Result<Option<Completion<D>>, Fault> {
+        self.queue(queue).map_or(Ok(None), |mut queue| queue.poll())
+    }
+
+    /// [`Queue::wait`] on queue `queue`.
+    pub fn wait(&mut self, queue: u16, timeout_ms: Option<u32>) -> Result<(), Error<T::Error>> {
+        self.queue(queue).ok_or(Invalid::NoSuchQueue(queue))?.wait(timeout_ms)
+    }
+
+    /// [`Queue::in_flight`] of queue `queue`; 0 when there is none.
+    pub fn in_flight(&self, queue: u16) -> usize {
+        self.queues.get(usize::from(queue)).map_or(0, QueueState::in_flight)
+    }
+
+    /// [`Queue::depth`] of queue `queue`; 0 when there is none.
+    pub fn depth(&self, queue: u16) -> usize {
+        self.queues.get(usize::from(queue)).map_or(0, |queue| usize::from(queue.depth()))
+    }
+
+    /// Looks at the device again, as after a configuration change: at its capacity, its zones, its cache
+    /// mode (a SHOULD of virtio 5.2.5.1). True when something changed.
+    ///
+    /// When what it says now makes no sense, what it said before is kept, and the error tells. When it
+    /// says that it needs a reset, all queues are broken ([`Fault::NeedsReset`]).
+    pub fn refresh(&mut self) -> Result<bool, ProbeError<T::Error>> {
+        let status = self.transport.status().map_err(ProbeError::Transport)?;
+        if status.contains(DeviceStatus::NEEDS_RESET) {
+            self.queues.iter_mut().for_each(|queue| queue.fail(Fault::NeedsReset));
+        }
+        let features = self.info.features;
+        let config = probe::read_config(&mut self.transport, features)?;
+        let mut info = Info::new(&config, features, self.info.queues, self.info.queue_size)?;
+        // The queues' memory was made for the limits of that day; they only get smaller.
+        info.keep_limits(&self.info);
+        let changed = info != self.info;
+        self.info = info;
+        Ok(changed)
+    }
+
+    /// Switches the cache: true for writeback, false for writethrough (CONFIG_WCE). What was written
+    /// before stays as volatile as it was, until a flush.
+    pub fn set_writeback(&mut self, on: bool) -> Result<(), Error<T::Error>> {
+        if !self.info.features.contains(Features::CONFIG_WCE) {
+            return Err(Error::Invalid(Invalid::NoCacheChoice));
+        }
+        self.transport
+            .write_config(Config::WRITEBACK.offset, &[u8::from(on)])
+            .map_err(Error::Transport)?;
+        self.info.writeback = Some(on);
+        Ok(())
+    }
+
+    /// [`Queue::read`] on queue 0.
+    pub fn read(&mut self, at: Sector, into: &mut [u8]) -> Result<(), Error<T::Error>> {
+        self.first()?.read(at, into)
+    }
+
+    /// [`Queue::write`] on queue 0.
+    pub fn write(&mut self, at: Sector, from: &[u8]) -> Result<(), Error<T::Error>> {
+        self.first()?.write(at, from)
+    }
+
+    /// [`Queue::append`] on queue 0.
+    pub fn append(&mut self, zone: Sector, from: &[u8]) -> Result<Sector, Error<T::Error>> {
+        self.first()?.append(zone, from)
+    }
+
+    /// [`Queue::report`] on queue 0.
+    pub fn report(
+        &mut self,
+        from: Sector,
+        max: u32,
+        each: impl FnMut(Zone),
+    ) -> Result<u32, Error<T::Error>> {
+        self.first()?.report(from, max, each)
+    }
+
+    /// [`Queue::zones`] on queue 0.
+    pub fn zones(&mut self) -> Result<Vec<Zone>, Error<T::Error>> {
+        self.first()?.zones()
+    }
+
+    /// [`Queue::open`] on queue 0.
+    pub fn open(&mut self, zone: Sector) -> Result<(), Error<T::Error>> {
+        self.first()?.open(zone)
+    }
+
+    /// [`Queue::close`] on queue 0.
+    pub fn close(&mut self, zone: Sector) -> Result<(), Error<T::Error>> {
+        self.first()?.close(zone)
+    }
+
+    /// [`Queue::finish`] on queue 0.
+    pub fn finish(&mut self, zone: Sector) -> Result<(), Error<T::Error>> {
+        self.first()?.finish(zone)
+    }
+
+    /// [`Queue::reset`] on queue 0: of a zone, not of the device.
+    pub fn reset(&mut self, zone: Sector) -> Result<(), Error<T::Error>> {
+        self.first()?.reset(zone)
+    }
+
+    /// [`Queue::reset_all`] on queue 0.
+    pub fn reset_all(&mut self) -> Result<(), Error<T::Error>> {
+        self.first()?.reset_all()
+    }
+
+    /// [`Queue::flush`] on queue 0.
+    pub fn flush(&mut self) -> Result<(), Error<T::Error>> {
+        self.first()?.flush()
+    }
+
+    /// [`Queue::id`] on queue 0.
+    pub fn id(&mut self) -> Result<[u8; 20], Error<T::Error>> {
+        self.first()?.id()
+    }
+
+    fn first(&mut self) -> Result<Queue<'_, T, D>, Invalid> {
+        self.queue(0).ok_or(Invalid::NoSuchQueue(0))
+    }
+}
+
+impl<T: Transport, D: Dma> Drop for Disk<T, D> {
+    fn drop(&mut self) {
+        stop(&mut self.transport, &mut self.queues);
+    }
+}
+
+/// Takes a device that was reset all the way to DRIVER_OK, with its queues in `queues`.
+fn start<T: Transport, D: Dma>(
+    transport: &mut T,
+    dma: &D,
+    options: &Options,
+    queues: &mut Vec<QueueState<D>>,
+) -> Result<Info, ProbeError<T::Error>> {
+    let (features, config) = probe::negotiate(transport, options)?;
+    let count = probe::queue_count(transport, features, &config, options)?;
+    let mut sizes = Vec::new();
+    for index in 0..count {
+        sizes.push(probe::queue_size(transport, index, options)?);
+    }
+    let smallest = sizes.iter().copied().min().unwrap_or(0);
+    let info = Info::new(&config, features, count, smallest)?;
+    for (index, size) in (0..count).zip(sizes) {
+        let queue = QueueState::new(dma, &info, size).map_err(|error| match error {
+            RingError::NoMemory(error) => ProbeError::NoMemory(error),
+            RingError::Setup(error) => ProbeError::Queue(error),
+        })?;
+        let layout = queue.layout();
+        // Kept before the device is told of it: from there on it is dropped only after a reset.
+        queues.push(queue);
+        transport.set_up_queue(index, &layout).map_err(ProbeError::Transport)?;
+    }
+    let ready = DeviceStatus::ACKNOWLEDGE
+        | DeviceStatus::DRIVER
+        | DeviceStatus::FEATURES_OK
+        | DeviceStatus::DRIVER_OK;
+    transport.set_status(ready).map_err(ProbeError::Transport)?;
+    Ok(info)
+}
+
+/// Stops the device, and gives back the memory that it had; none of it when the device does not stop.
+fn stop<T: Transport, D: Dma>(transport: &mut T, queues: &mut Vec<QueueState<D>>) {
+    if queues.is_empty() {
+        return;
+    }
+    let stopped = transport.reset().is_ok();
+    for queue in queues.drain(..) {
+        if stopped { drop(queue) } else { queue.leak() }
+    }
+}
+
+/// One queue of a [`Disk`]. All queues reach the same disk; their requests have no order among them.
+pub struct Queue<'a, T: Transport, D: Dma> {
+    pub(crate) index: u16,
+    pub(crate) transport: &'a T,
+    pub(crate) info: &'a Info,
+    pub(crate) state: &'a mut QueueState<D>,
+    pub(crate) timeout_ms: Option<u32>,
+}
+
+impl<T: Transport, D: Dma> Queue<'_, T, D> {
+    /// Which queue it is, from 0.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// What the device is.
+    pub fn info(&self) -> &Info {
+        self.info
+    }
+
+    /// Memory for a request: `len` zeroed bytes.
+    pub fn buffer(&self, len: usize) -> Result<Buffer<D>, NoMemory> {
+        self.state.buffer(len)
+    }
+
+    /// How many requests can be in flight.
+    pub fn depth(&self) -> usize {
+        usize::from(self.state.depth())
+    }
+
+    /// How many requests were submitted and not yet polled.
+    pub fn in_flight(&self) -> usize {
+        self.state.in_flight()
+    }
+
+    /// Queues `request`, which the device sees after the next [`kick`](Self::kick). Requests may be
+    /// answered in any order, and whatever their order they may be *done* in any.
+    ///
+    /// A request that can not be queued comes back with the reason, and
+    /// [`SubmitError::retry`](crate::SubmitError::retry) tells whether it is worth another try.
+    pub fn submit(&mut self, request: Request<D>) -> Result<Token, Rejected<D>> {
+        self.state.submit(self.info, request, Owner::User)
+    }
+
+    /// Shows the device all that was submitted, and notifies it at most once.
+    pub fn kick(&mut self) -> Result<(), Error<T::Error>> {
+        if self.state.publish().map_err(Error::Fault)? {
+            self.transport.notify(self.index).map_err(Error::Transport)?;
+        }
+        Ok(())
+    }
+
+    /// The next completion, if there is one. Never blocks, and never notifies.
+    ///
+    /// A request that failed is a completion; `Err` means that nothing will come from this queue any more.
+    pub fn poll(&mut self) -> Result<Option<Completion<D>>, Fault> {
+        self.state.poll(self.info)
+    }
+
+    /// Kicks, and blocks until there may be something to poll: at most `timeout_ms` milliseconds, or as
+    /// long as it takes. Fails when that time is over, or the device is gone.
+    pub fn wait(&mut self, timeout_ms: Option<u32>) -> Result<(), Error<T::Error>> {
+        self.kick()?;
+        if self.state.has_stash() { Ok(()) } else { self.sleep(timeout_ms) }
+    }
+
+    /// Blocks until the device may have answered something.
+    pub(crate) fn sleep(&mut self, timeout_ms: Option<u32>) -> Result<(), Error<T::Error>> {
+        let waited = match self.state.resume_signals() {
+            true => Ok(()),
+            false => self.transport.wait(self.index, timeout_ms),
+        };
+        self.state.pause_signals();
+        waited.map_err(Error::Transport)
+    }
+}
