@@ -1,1 +1,24 @@
-//! x
+//! A (zoned) virtio block device: one descriptor chain in, one status byte and one used entry out.
+//!
+//! - [`Device`] is the disk as every guest sees it: features, configuration, the table of zones over a
+//!   [`Volume`](zvb_storage::Volume).
+//! - [`Session`] is one guest's view of it, from feature negotiation to reset.
+//! - [`Lane`] is one queue: it owns the queue and an I/O engine, and does its work in *turns* that never
+//!   wait. Whoever drives it (a thread, a simulator) decides when.
+//!
+//! A turn takes every chain that is there, decides what concerns zones under one short lock, starts all
+//! I/O in one batch, and answers what is finished. The lock is never held across I/O.
+#![forbid(unsafe_code)]
+
+mod device;
+mod lane;
+mod observer;
+mod request;
+mod session;
+mod slot;
+mod table;
+
+pub use device::{Device, DeviceError, DeviceOptions};
+pub use lane::{Lane, LaneError, Turn};
+pub use observer::{GuestFault, Observer, Silent};
+pub use session::{ConfigError, FeatureRefusal, Session, Wake};

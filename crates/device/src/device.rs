@@ -1,0 +1,189 @@
+//! The disk as every guest sees it.
+
+use std::sync::Arc;
+
+use zvb_storage::{Shape, Volume};
+use zvb_wire::zerocopy::little_endian::{U16, U32, U64};
+use zvb_wire::{Config, Features, Model, SECTOR_BYTES, Topology, ZonedCharacteristics};
+use zvb_zones::RestoreError;
+
+use crate::observer::{Observer, Silent};
+use crate::session::Session;
+use crate::table::Table;
+
+/// What can be chosen about a device, whatever it is made of.
+#[derive(Clone)]
+pub struct DeviceOptions {
+    /// Request queues offered; at least 1.
+    pub queues: u16,
+    /// The largest queue that is taken: a power of two of at most 32768.
+    pub max_queue_size: u16,
+    /// Most data segments in one request, as told to the guest. A guest's chain has two more, and must
+    /// fit the queue that the VMM made: 126 fits every queue of 128 or more.
+    pub seg_max: u32,
+    /// Who is told what goes wrong.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        Self { queues: 1, max_queue_size: 1024, seg_max: 126, observer: Arc::new(Silent) }
+    }
+}
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// No queue at all.
+    #[error("a block device has at least one queue")]
+    NoQueues,
+    /// Not a power of two from 1 to 32768.
+    #[error("a queue size of {0} is not a power of two of at most 32768")]
+    QueueSize(u16),
+    /// No data segment at all.
+    #[error("a request has at least one data segment")]
+    NoSegments,
+    /// The volume says that its zones are in states that can not be.
+    #[error("the states of the zones contradict each other")]
+    Zones(#[source] RestoreError),
+}
+
+/// Most ranges in one DISCARD or WRITE_ZEROES.
+pub(crate) const MAX_RANGES: u32 = 16;
+/// Most sectors in one range: 1 GiB, which bounds what one request can ask of the medium.
+pub(crate) const MAX_RANGE_SECTORS: u32 = 1 << 21;
+
+/// A (zoned) virtio block device over a [`Volume`].
+///
+/// It outlives its guests: each gets a [`Session`], one at a time.
+pub struct Device {
+    pub(crate) volume: Arc<dyn Volume>,
+    pub(crate) table: Option<Table>,
+    pub(crate) options: DeviceOptions,
+    offered: Features,
+    config: Config,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device")
+            .field("volume", &self.volume)
+            .field("offered", &self.offered)
+            .finish()
+    }
+}
+
+impl Device {
+    /// A device over `volume`, its zones in the states that the volume remembers.
+    pub fn new(volume: Arc<dyn Volume>, options: DeviceOptions) -> Result<Arc<Self>, DeviceError> {
+        if options.queues == 0 {
+            return Err(DeviceError::NoQueues);
+        }
+        if !options.max_queue_size.is_power_of_two() {
+            return Err(DeviceError::QueueSize(options.max_queue_size));
+        }
+        if options.seg_max == 0 {
+            return Err(DeviceError::NoSegments);
+        }
+        let table = match volume.shape().geometry {
+            Some(geometry) => {
+                Some(Table::new(geometry, Arc::clone(&volume)).map_err(DeviceError::Zones)?)
+            }
+            None => None,
+        };
+        let offered = offered_features(volume.shape(), &options);
+        let config = config_space(volume.shape(), &options);
+        Ok(Arc::new(Self { volume, table, options, offered, config }))
+    }
+
+    /// What is offered to a guest.
+    pub fn features(&self) -> Features {
+        self.offered
+    }
+
+    /// How many request queues there are.
+    pub fn queues(&self) -> u16 {
+        self.options.queues
+    }
+
+    /// The largest queue that is taken.
+    pub fn max_queue_size(&self) -> u16 {
+        self.options.max_queue_size
+    }
+
+    /// What the device is made of.
+    pub fn volume(&self) -> &Arc<dyn Volume> {
+        &self.volume
+    }
+
+    /// A new guest. The session before it must have no lane left.
+    pub fn session(self: &Arc<Self>) -> Arc<Session> {
+        Session::new(Arc::clone(self))
+    }
+
+    /// The configuration space with every offered field filled (a driver may read all of them before
+    /// it accepts anything, virtio 2.5.2).
+    pub(crate) fn config(&self) -> Config {
+        self.config
+    }
+
+    pub(crate) fn model(&self) -> Model {
+        self.table.as_ref().map_or(Model::None, |table| table.geometry().spec().model)
+    }
+}
+
+fn offered_features(shape: &Shape, options: &DeviceOptions) -> Features {
+    let mut features = Features::VERSION_1
+        | Features::INDIRECT_DESC
+        | Features::EVENT_IDX
+        | Features::SEG_MAX
+        | Features::BLK_SIZE
+        | Features::TOPOLOGY
+        | Features::FLUSH
+        | Features::CONFIG_WCE
+        | Features::WRITE_ZEROES;
+    features.set(Features::MQ, options.queues > 1);
+    features.set(Features::RO, shape.read_only);
+    features.set(Features::ZONED, shape.geometry.is_some());
+    // A driver must not accept DISCARD from a host-managed device (virtio 5.2.5): it is no use to offer.
+    let host_managed = shape.geometry.is_some_and(|g| g.spec().model == Model::HostManaged);
+    features.set(Features::DISCARD, shape.can_discard && !host_managed);
+    features
+}
+
+fn config_space(shape: &Shape, options: &DeviceOptions) -> Config {
+    let block_sectors = u64::from(shape.block_size) / SECTOR_BYTES;
+    let mut config = Config {
+        capacity: U64::new(shape.capacity.0),
+        seg_max: U32::new(options.seg_max),
+        blk_size: U32::new(shape.block_size),
+        topology: Topology { min_io_size: U16::new(1), ..Topology::default() },
+        writeback: 1,
+        num_queues: U16::new(options.queues),
+        max_write_zeroes_sectors: U32::new(MAX_RANGE_SECTORS),
+        max_write_zeroes_seg: U32::new(MAX_RANGES),
+        write_zeroes_may_unmap: shape.can_discard.into(),
+        ..Config::default()
+    };
+    let features = offered_features(shape, options);
+    if features.contains(Features::DISCARD) {
+        config.max_discard_sectors = U32::new(MAX_RANGE_SECTORS);
+        config.max_discard_seg = U32::new(MAX_RANGES);
+        config.discard_sector_alignment = U32::new(block_sectors as u32);
+    }
+    if let Some(geometry) = &shape.geometry {
+        let spec = geometry.spec();
+        config.zoned = ZonedCharacteristics {
+            // `Geometry` keeps each of these within 32 bits.
+            zone_sectors: U32::new(spec.zone_size.0 as u32),
+            max_open_zones: U32::new(spec.max_open),
+            max_active_zones: U32::new(spec.max_active),
+            max_append_sectors: U32::new(spec.max_append.0 as u32),
+            write_granularity: U32::new(spec.write_granularity),
+            model: spec.model as u8,
+            unused2: [0; 3],
+        };
+    }
+    config
+}

@@ -1,0 +1,604 @@
+//! One queue of a device, in turns.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zvb_ring::{DeviceQueue, RingError};
+use zvb_storage::{Done, Engine, EngineError, Failure, Io, Op};
+use zvb_wire::zerocopy::IntoBytes;
+use zvb_wire::{ID_BYTES, Sector, Status, ZoneDescriptor, ZoneReportHeader, ZoneType};
+use zvb_zones::{Outcome, Refused, WriteId, Zones, check_read, describe};
+
+use crate::observer::Observer;
+use crate::request::{Request, Rules, bytes, parse};
+use crate::session::{Mail, Session, Wake};
+use crate::slot::{Slot, Stage};
+use crate::table::Table;
+
+/// Why there is no lane.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaneError {
+    /// The device has no such queue.
+    #[error("the device has no queue {0}")]
+    NoSuchQueue(u16),
+    /// No driver has been accepted yet.
+    #[error("a queue is started before the driver's features were accepted")]
+    NotNegotiated,
+    /// The volume gives no engine.
+    #[error("queue {queue} has no I/O engine")]
+    Engine {
+        /// Which queue.
+        queue: u16,
+        /// Why.
+        #[source]
+        source: EngineError,
+    },
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[must_use = "a turn may ask for a signal"]
+pub struct Turn {
+    /// Something was taken, finished or answered: another turn may find more.
+    pub progress: bool,
+    /// The driver wants to be signalled.
+    pub signal: bool,
+}
+
+/// What was decided about a request while the table was locked; done after it is unlocked.
+#[derive(Clone, Copy, Debug)]
+enum Decided {
+    Submit,
+    Wait,
+    Answer(Status),
+}
+
+/// One queue, its engine, and its requests in flight. Lives on one thread.
+pub struct Lane {
+    session: Arc<Session>,
+    index: u16,
+    queue: DeviceQueue,
+    engine: Box<dyn Engine>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Slots to decide, at the next lock.
+    deciding: Vec<u32>,
+    /// Slots whose write is done, to apply at the next lock.
+    ended: Vec<(WriteId, Outcome)>,
+    /// Slots that wait for I/O of others, in the order in which they came.
+    parked: Vec<u32>,
+    /// Something that a parked slot waits for may be there.
+    retry: bool,
+    progress: bool,
+    answered: bool,
+    retired: bool,
+    // Lists that are empty between turns, kept for their room.
+    done: Vec<Done>,
+    decided: Vec<(u32, Decided)>,
+    released: Vec<(u64, bool)>,
+    mail: Vec<Mail>,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        debug_assert!(
+            std::thread::panicking() || self.in_flight() == 0,
+            "a lane was dropped with requests in flight"
+        );
+        self.session.mailboxes[usize::from(self.index)].set_wake(None);
+    }
+}
+
+impl Lane {
+    pub(crate) fn new(
+        session: Arc<Session>,
+        index: u16,
+        queue: DeviceQueue,
+        wake: Arc<dyn Wake>,
+    ) -> Result<Self, LaneError> {
+        let Some(mailbox) = session.mailboxes.get(usize::from(index)) else {
+            return Err(LaneError::NoSuchQueue(index));
+        };
+        if !session.is_negotiated() {
+            return Err(LaneError::NotNegotiated);
+        }
+        let depth = u32::from(queue.size());
+        let engine = Arc::clone(&session.device.volume)
+            .engine(depth)
+            .map_err(|source| LaneError::Engine { queue: index, source })?;
+        mailbox.set_wake(Some(wake));
+        Ok(Self {
+            session,
+            index,
+            queue,
+            engine,
+            slots: Vec::new(),
+            free: Vec::new(),
+            deciding: Vec::new(),
+            ended: Vec::new(),
+            parked: Vec::new(),
+            retry: false,
+            progress: false,
+            answered: false,
+            retired: false,
+            done: Vec::new(),
+            decided: Vec::new(),
+            released: Vec::new(),
+            mail: Vec::new(),
+        })
+    }
+
+    /// Takes what is there (unless `pull` is false: then only what is in flight goes on), starts I/O,
+    /// answers what is finished. Never waits. Bounded: takes at most a queue's worth of chains.
+    pub fn turn(&mut self, pull: bool) -> Turn {
+        self.progress = false;
+        self.read_mail();
+        self.reap();
+        if pull && !self.retired {
+            self.pull();
+        }
+        // Each round finishes an operation of a request that was there at the start, or is the last.
+        loop {
+            self.settle();
+            self.engine.start();
+            if !self.reap() {
+                break;
+            }
+        }
+        let signal = std::mem::take(&mut self.answered) && self.queue.publish();
+        Turn { progress: self.progress, signal }
+    }
+
+    /// Asks to be notified of new chains. True: the driving thread may sleep until the queue is kicked,
+    /// the lane is woken or [`event`](Self::event) is readable. False: something came meanwhile.
+    pub fn prepare_sleep(&mut self) -> bool {
+        if self.retry || self.mailbox().has_mail() {
+            return false;
+        }
+        self.retired || !self.queue.resume_notifications()
+    }
+
+    /// Readable when the engine has finished something; `None` when there is nothing to wait for.
+    pub fn event(&self) -> Option<BorrowedFd<'_>> {
+        if self.engine.in_flight() > 0 { self.engine.event() } else { None }
+    }
+
+    /// Requests taken and not answered.
+    pub fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// The index of the next chain that would be taken: where a queue goes on after a stop.
+    pub fn next_available(&self) -> u16 {
+        self.queue.next_available()
+    }
+
+    /// What the guest broke, when it broke the ring: nothing more is taken.
+    pub fn broken(&self) -> Option<&RingError> {
+        self.queue.error()
+    }
+
+    fn mailbox(&self) -> &crate::session::Mailbox {
+        &self.session.mailboxes[usize::from(self.index)]
+    }
+
+    fn observer(&self) -> &dyn Observer {
+        &*self.session.device.options.observer
+    }
+
+    /// Other lanes say that writes of this one are applied, or that it may try again.
+    fn read_mail(&mut self) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mailbox().take(&mut mail);
+        for letter in mail.drain(..) {
+            match letter {
+                Mail::Released { slot, ok } => self.write_applied(slot, ok),
+                Mail::Retry => self.retry = !self.parked.is_empty(),
+            }
+        }
+        self.mail = mail;
+    }
+
+    /// Takes every chain that is there, once around the queue at most.
+    fn pull(&mut self) {
+        let device = &self.session.device;
+        let rules = Rules {
+            features: self.session.features(),
+            read_only: device.volume.shape().read_only,
+            capacity: device.volume.shape().capacity,
+        };
+        for _ in 0..self.queue.size() {
+            let chain = match self.queue.pop() {
+                Ok(Some(chain)) => chain,
+                Ok(None) => break,
+                Err(why) => {
+                    self.retired = true;
+                    self.progress = true;
+                    self.observer().queue_retired(self.index, &why);
+                    break;
+                }
+            };
+            if !self.progress {
+                self.queue.pause_notifications();
+            }
+            self.progress = true;
+            let index = self.free.pop().unwrap_or_else(|| {
+                // As many as the ring lets be in flight, so never more than the queue's size.
+                self.slots.push(Slot::new());
+                (self.slots.len() - 1) as u32
+            });
+            let slot = &mut self.slots[index as usize];
+            match parse(chain, &rules, slot, &mut self.queue) {
+                Ok(()) => self.begin(index),
+                Err(refused) => {
+                    if let Some(fault) = &refused.fault {
+                        self.observer().guest_fault(self.index, fault);
+                    }
+                    self.answer(index, refused.status, 0);
+                }
+            }
+        }
+    }
+
+    /// Starts a request that was just parsed: at once when it needs no decision about zones.
+    fn begin(&mut self, index: u32) {
+        let slot = &self.slots[index as usize];
+        let zoned = self.session.device.table.is_some();
+        match slot.request {
+            Request::Read { at, sectors } => self.read(index, at, sectors),
+            Request::Flush => self.submit(index, Sector::ZERO, Op::Flush),
+            Request::Id => self.identify(index),
+            Request::Report { from } => self.report(index, from),
+            Request::Discard => self.next_range(index),
+            Request::Write { .. } | Request::Zero if !zoned => self.start_write(index),
+            _ => self.deciding.push(index),
+        }
+    }
+
+    fn read(&mut self, index: u32, at: Sector, sectors: Sector) {
+        let mut data_sectors = sectors;
+        if let Some(table) = &self.session.device.table {
+            match check_read(table.geometry(), at, sectors, |zone| table.snapshot(zone)) {
+                Ok(plan) => data_sectors = plan.data,
+                Err(refusal) => return self.answer(index, refusal.status(), 0),
+            }
+        }
+        let slot = &mut self.slots[index as usize];
+        let Some(mut data) = slot.data.take() else { return self.answer(index, Status::IOERR, 0) };
+        // What was never written since the zone's reset reads as zeroes, whatever stands on the medium.
+        let rest = bytes(sectors).saturating_sub(bytes(data_sectors));
+        if rest > 0
+            && let Some(unwritten) = data.take_back(rest, self.queue.spare())
+        {
+            let zeroed = unwritten.zero(0, rest);
+            debug_assert!(zeroed.is_ok(), "the buffers are as long as they were cut");
+            self.queue.recycle(unwritten);
+        }
+        if data.is_empty() {
+            slot.data = Some(data);
+            return self.answer(index, Status::OK, bytes(sectors));
+        }
+        self.submit(index, at, Op::Read(data));
+    }
+
+    fn identify(&mut self, index: u32) {
+        let id = self.session.device.volume.shape().id;
+        let slot = &self.slots[index as usize];
+        let written = slot.data.as_ref().map_or(0, |data| {
+            let len = data.len().min(u64::from(ID_BYTES));
+            data.write(0, id.get(..len as usize).unwrap_or_default()).map_or(0, |()| len)
+        });
+        self.answer(index, Status::OK, written);
+    }
+
+    /// Describes as many whole zones as the buffer holds, from the one that holds `from` on.
+    fn report(&mut self, index: u32, from: Sector) {
+        let device = &self.session.device;
+        let slot = &self.slots[index as usize];
+        let written = match (&device.table, &slot.data) {
+            (Some(table), Some(data)) => write_report(table, data, from),
+            _ => None,
+        };
+        match written {
+            Some(written) => self.answer(index, Status::OK, written),
+            None => self.answer(index, Status::ZONE_INVALID_CMD, 0),
+        }
+    }
+
+    /// Goes on with the next range of a discard or write-zeroes, or is done.
+    fn next_range(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some((at, sectors, _)) = slot.range() else { return self.finish(index) };
+        if slot.request == Request::Zero && self.session.device.table.is_some() {
+            slot.stage = Stage::Deciding;
+            return self.deciding.push(index);
+        }
+        if slot.request == Request::Discard
+            && let Some(table) = &self.session.device.table
+            && let Some(status) = refuse_discard(table, at, sectors)
+        {
+            return self.answer(index, status, 0);
+        }
+        self.start_write(index);
+    }
+
+    /// Gives the engine a change that is allowed: `slot.at` is where an append goes.
+    fn start_write(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let (at, op) = match slot.request {
+            Request::Write { at, .. } => (at, slot.data.take().map(Op::Write)),
+            Request::Append { .. } => (slot.at, slot.data.take().map(Op::Write)),
+            request => match slot.range() {
+                Some((at, sectors, _)) if request == Request::Discard => {
+                    (at, Some(Op::Discard { sectors }))
+                }
+                Some((at, sectors, flags)) => (
+                    at,
+                    Some(Op::Zero { sectors, unmap: flags & zvb_wire::DISCARD_FLAG_UNMAP != 0 }),
+                ),
+                None => (Sector::ZERO, None),
+            },
+        };
+        match op {
+            // Nothing to move: no use to trouble the medium.
+            Some(Op::Write(data)) if data.is_empty() => {
+                slot.data = Some(data);
+                self.medium_done(index, Ok(()));
+            }
+            Some(op) => self.submit(index, at, op),
+            None => self.answer(index, Status::IOERR, 0),
+        }
+    }
+
+    fn submit(&mut self, index: u32, at: Sector, op: Op) {
+        let slot = &mut self.slots[index as usize];
+        if slot.stage != Stage::Commit {
+            slot.stage = Stage::Medium;
+        }
+        self.engine.submit(Io { tag: index.into(), at, op });
+    }
+
+    /// Collects what the engine has finished. True when there was something.
+    fn reap(&mut self) -> bool {
+        let mut done = std::mem::take(&mut self.done);
+        self.engine.reap(&mut done);
+        let any = !done.is_empty();
+        for Done { tag, result, buffers } in done.drain(..) {
+            let index = tag as u32;
+            self.slots[index as usize].data = buffers.or(self.slots[index as usize].data.take());
+            self.medium_done(index, result);
+        }
+        self.done = done;
+        self.progress |= any;
+        any
+    }
+
+    /// The medium has done what it could for one step of a request.
+    fn medium_done(&mut self, index: u32, result: Result<(), Failure>) {
+        let slot = &mut self.slots[index as usize];
+        let (request, at) = (slot.request, slot.at);
+        if let Err(why) = &result {
+            let at = match request {
+                Request::Read { at, .. } | Request::Write { at, .. } => at,
+                _ => at,
+            };
+            self.observer().medium_fault(self.index, request.request_type(), at, why);
+        }
+        let slot = &mut self.slots[index as usize];
+        if let Some(write) = slot.write.take() {
+            // The zone's pointer moves under the lock, behind those before it.
+            slot.stage = Stage::Held;
+            self.ended.push((write, if result.is_ok() { Outcome::Done } else { Outcome::Failed }));
+            return;
+        }
+        match (slot.stage, result) {
+            (_, Err(_)) => self.answer(index, Status::IOERR, 0),
+            (Stage::Commit, Ok(())) => self.answer(index, Status::OK, 0),
+            (_, Ok(())) => match request {
+                Request::Read { sectors, .. } => self.answer(index, Status::OK, bytes(sectors)),
+                Request::Discard | Request::Zero => {
+                    slot.next_range += 1;
+                    self.next_range(index);
+                }
+                _ => self.finish(index),
+            },
+        }
+    }
+
+    /// A write is applied with all those before it in its zone, or lost with one of them.
+    fn write_applied(&mut self, index: u32, ok: bool) {
+        self.progress = true;
+        let slot = &mut self.slots[index as usize];
+        match slot.request {
+            _ if !ok => self.answer(index, Status::IOERR, 0),
+            Request::Zero => {
+                slot.next_range += 1;
+                self.next_range(index);
+            }
+            _ => self.finish(index),
+        }
+    }
+
+    /// The request is carried out; without a volatile cache, it is made durable before the guest hears.
+    fn finish(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if slot.request.changes() && self.session.is_writethrough() {
+            slot.stage = Stage::Commit;
+            self.submit(index, Sector::ZERO, Op::Flush);
+        } else {
+            self.answer(index, Status::OK, 0);
+        }
+    }
+
+    /// Answers a request, of whose writable data the first `data` bytes were written.
+    fn answer(&mut self, index: u32, status: Status, data: u64) {
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(slot.write.is_none(), "answered with a reservation left");
+        if let Some(buffers) = slot.data.take() {
+            self.queue.recycle(buffers);
+        }
+        // Undefined unless the append succeeded: a value that is no sector of any disk.
+        let appended = if status == Status::OK { slot.at } else { Sector(u64::MAX) };
+        slot.stage = Stage::Free;
+        slot.ticket = None;
+        match slot.reply.take() {
+            Some(reply) => reply.spend(&mut self.queue, status, appended, data),
+            None => unreachable!("slot {index} is answered twice"),
+        }
+        self.answered = true;
+        self.progress = true;
+        self.free.push(index);
+    }
+
+    /// Applies finished writes and decides waiting requests, all under one lock, until nothing more can
+    /// be done without I/O.
+    fn settle(&mut self) {
+        loop {
+            let retrying = std::mem::take(&mut self.retry) && !self.parked.is_empty();
+            if self.ended.is_empty() && self.deciding.is_empty() && !retrying {
+                return;
+            }
+            if retrying {
+                // Those that wait came first, and keep their order.
+                self.parked.append(&mut self.deciding);
+                std::mem::swap(&mut self.parked, &mut self.deciding);
+                self.session.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+            let wants_retry = self.decide();
+            self.act();
+            if wants_retry {
+                self.session.retry_all(self.index);
+                self.retry = !self.parked.is_empty();
+            }
+        }
+    }
+
+    /// Everything that needs the lock.
+    fn decide(&mut self) -> bool {
+        let Self {
+            session, index: lane, slots, deciding, ended, parked, decided, released, ..
+        } = self;
+        let Some(table) = &session.device.table else {
+            unreachable!("a plain disk decides nothing")
+        };
+        let mut locked = table.lock();
+        let zones = locked.zones();
+        for (write, outcome) in ended.drain(..) {
+            zones.end_write(write, outcome, |r| released.push((r.owner, r.ok)));
+        }
+        let waited = !parked.is_empty();
+        for index in deciding.drain(..) {
+            let owner = u64::from(*lane) << 32 | u64::from(index);
+            let slot = &mut slots[index as usize];
+            match decide_one(zones, slot, owner) {
+                Decided::Wait => {
+                    slot.stage = Stage::Parked;
+                    parked.push(index);
+                }
+                decision => decided.push((index, decision)),
+            }
+        }
+        if !waited && !parked.is_empty() {
+            // Under the lock: whoever makes room locks it later, and then sees that this lane waits.
+            session.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        locked.settle()
+    }
+
+    /// Does what was decided: gives I/O to the engine, answers, and tells other lanes of their writes.
+    fn act(&mut self) {
+        let mut released = std::mem::take(&mut self.released);
+        for (owner, ok) in released.drain(..) {
+            let (lane, slot) = ((owner >> 32) as u16, owner as u32);
+            if lane == self.index {
+                self.write_applied(slot, ok);
+            } else {
+                self.session.mailboxes[usize::from(lane)].post(Mail::Released { slot, ok });
+            }
+        }
+        self.released = released;
+        let mut decided = std::mem::take(&mut self.decided);
+        for (index, decision) in decided.drain(..) {
+            match decision {
+                Decided::Submit => self.start_write(index),
+                Decided::Answer(Status::OK) => self.finish(index),
+                Decided::Answer(status) => self.answer(index, status, 0),
+                Decided::Wait => {}
+            }
+        }
+        self.decided = decided;
+    }
+}
+
+/// Asks the table about one request.
+fn decide_one(zones: &mut Zones, slot: &mut Slot, owner: u64) -> Decided {
+    let ticket = slot.ticket.take();
+    let begun = match slot.request {
+        Request::Write { at, sectors } => zones.begin_write(at, sectors, owner, ticket),
+        Request::Append { zone, sectors } => zones.begin_append(zone, sectors, owner, ticket),
+        Request::Zero => match slot.range() {
+            Some((at, sectors, _)) => zones.begin_write(at, sectors, owner, ticket),
+            None => return Decided::Answer(Status::OK),
+        },
+        Request::Manage { command, zone } => match zones.manage(command, zone, ticket) {
+            Ok(()) => return Decided::Answer(Status::OK),
+            Err(refused) => Err(refused),
+        },
+        Request::ResetAll => match zones.reset_all(ticket) {
+            Ok(()) => return Decided::Answer(Status::OK),
+            Err(refused) => Err(refused),
+        },
+        Request::Read { .. }
+        | Request::Flush
+        | Request::Id
+        | Request::Report { .. }
+        | Request::Discard => {
+            unreachable!("{:?} needs no decision", slot.request)
+        }
+    };
+    match begun {
+        Ok(begun) => {
+            slot.at = begun.at;
+            slot.write = begun.write;
+            Decided::Submit
+        }
+        Err(Refused::Wait(ticket)) => {
+            slot.ticket = Some(ticket);
+            Decided::Wait
+        }
+        Err(Refused::Status(refusal)) => Decided::Answer(refusal.status()),
+    }
+}
+
+/// Writes a report into `data`; how many bytes it has, or `None` when there is no zone at `from` or no
+/// room for the header.
+fn write_report(table: &Table, data: &zvb_ring::Buffers, from: Sector) -> Option<u64> {
+    let geometry = table.geometry();
+    let first = geometry.zone_of(from)?;
+    let header = u64::from(ZoneReportHeader::BYTES);
+    let each = u64::from(ZoneDescriptor::BYTES);
+    let room = data.len().checked_sub(header)? / each;
+    let count = room.min(u64::from(geometry.zone_count() - first.0));
+    data.write(0, ZoneReportHeader::new(count).as_bytes()).ok()?;
+    let mut offset = header;
+    for zone in geometry.zones().skip(first.0 as usize).take(count as usize) {
+        data.write(offset, describe(geometry, zone, table.snapshot(zone)).as_bytes()).ok()?;
+        offset += each;
+    }
+    Some(offset)
+}
+
+/// Discards are for conventional and sequential-preferred zones that can be written.
+fn refuse_discard(table: &Table, at: Sector, sectors: Sector) -> Option<Status> {
+    let geometry = table.geometry();
+    let first = geometry.zone_of(at)?;
+    let last = geometry.zone_of(Sector(at.0.checked_add(sectors.0.checked_sub(1)?)?))?;
+    let refused = (first.0..=last.0).map(zvb_zones::ZoneId).any(|zone| {
+        let condition = table.snapshot(zone).condition();
+        geometry.zone_type(zone) == ZoneType::SequentialRequired
+            || matches!(condition, zvb_wire::Condition::ReadOnly | zvb_wire::Condition::Offline)
+    });
+    refused.then_some(Status::ZONE_INVALID_CMD)
+}

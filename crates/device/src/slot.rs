@@ -1,0 +1,113 @@
+//! One request in flight, from its chain to its used entry.
+
+use zvb_ring::{Buffers, DeviceQueue, Head};
+use zvb_wire::zerocopy::IntoBytes;
+use zvb_wire::zerocopy::little_endian::U64;
+use zvb_wire::{AppendInHeader, DiscardSegment, Sector, Status};
+use zvb_zones::{Ticket, WriteId};
+
+use crate::request::Request;
+
+/// Where the answer of one request goes: spent exactly once, by [`Reply::spend`].
+#[must_use = "a request is answered exactly once"]
+#[derive(Debug)]
+pub(crate) struct Reply {
+    head: Head,
+    /// The in-header: the status byte, last; before it the sector of an append. Empty when the guest left
+    /// no room.
+    in_header: Buffers,
+    /// Writable bytes before the in-header.
+    room: u64,
+}
+
+impl Reply {
+    pub(crate) fn new(head: Head, in_header: Buffers, room: u64) -> Self {
+        Self { head, in_header, room }
+    }
+
+    /// Writes the status (and for an append the sector), and hands the chain back. `data` says how many
+    /// of the writable data bytes were written, from the first on.
+    ///
+    /// The used length counts from the first writable byte (virtio 2.7.8): what stands behind a gap does
+    /// not count, so a failed read says 0 though its status byte was written.
+    pub(crate) fn spend(
+        self,
+        queue: &mut DeviceQueue,
+        status: Status,
+        appended: Sector,
+        data: u64,
+    ) {
+        let in_header = AppendInHeader { append_sector: U64::new(appended.0), status: status.0 };
+        let bytes = in_header.as_bytes();
+        // An in-header is 9 bytes, 1 or, without room, none: the status is always the last.
+        let skip = bytes.len().saturating_sub(self.in_header.len() as usize);
+        let written = self.in_header.write(0, bytes.get(skip..).unwrap_or_default());
+        debug_assert!(written.is_ok(), "an in-header is at most 9 bytes");
+        let counted = if data == self.room { data + self.in_header.len() } else { data };
+        // A chain is shorter than 2^32 bytes (`Buffers`).
+        queue.push(self.head, counted as u32);
+        queue.recycle(self.in_header);
+    }
+}
+
+/// How far a request is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// No request.
+    Free,
+    /// Decided next time the table is locked.
+    Deciding,
+    /// Waits for I/O of others, with a ticket.
+    Parked,
+    /// In the engine.
+    Medium,
+    /// Its write is done, and waits for those before it in the zone.
+    Held,
+    /// Done and recorded, and made durable before the guest is told.
+    Commit,
+}
+
+/// A request in flight. Reused, with the room of its lists.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) stage: Stage,
+    pub(crate) request: Request,
+    pub(crate) reply: Option<Reply>,
+    /// Data, while it is not in the engine.
+    pub(crate) data: Option<Buffers>,
+    /// The reservation of a write in flight.
+    pub(crate) write: Option<WriteId>,
+    /// The place in the line of a request that waits.
+    pub(crate) ticket: Option<Ticket>,
+    /// Where the data goes: for an append, what is answered.
+    pub(crate) at: Sector,
+    /// Ranges of a discard or write-zeroes, checked, and how many are done.
+    pub(crate) ranges: Vec<DiscardSegment>,
+    pub(crate) next_range: usize,
+}
+
+impl Slot {
+    pub(crate) fn new() -> Self {
+        Self {
+            stage: Stage::Free,
+            request: Request::Flush,
+            reply: None,
+            data: None,
+            write: None,
+            ticket: None,
+            at: Sector::ZERO,
+            ranges: Vec::new(),
+            next_range: 0,
+        }
+    }
+
+    /// The range that is next, of a request that has ranges.
+    pub(crate) fn range(&self) -> Option<(Sector, Sector, u32)> {
+        let range = self.ranges.get(self.next_range)?;
+        Some((
+            Sector(range.sector.get()),
+            Sector(range.num_sectors.get().into()),
+            range.flags.get(),
+        ))
+    }
+}

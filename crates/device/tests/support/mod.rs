@@ -1,0 +1,499 @@
+//! A guest that writes its ring by hand, and a medium that finishes what it is told to, when it is told.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use zvb_device::{Device, DeviceOptions, Lane, Session, Wake};
+use zvb_ring::{Buffers, DeviceQueue, GuestMemory, HeapMemory, QueueConfig};
+use zvb_storage::{Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError};
+use zvb_wire::zerocopy::{FromBytes, IntoBytes};
+use zvb_wire::{
+    Condition, Features, Model, RequestHeader, RequestType, Sector, Status, ZoneDescriptor,
+    ZoneReportHeader,
+};
+use zvb_zones::{Geometry, GeometrySpec, Snapshot, ZoneId};
+
+pub const GRANULE: u64 = 8;
+
+/// 1 conventional zone and 4 sequential ones of 32 sectors, 24 of them writable; a last one of 16.
+pub fn small(model: Model, max_open: u32, max_active: u32) -> GeometrySpec {
+    GeometrySpec {
+        model,
+        capacity: Sector(32 * 5 + 16),
+        zone_size: Sector(32),
+        zone_capacity: Sector(24),
+        conventional: 1,
+        max_open,
+        max_active,
+        max_append: Sector(16),
+        write_granularity: 4096,
+    }
+}
+
+/// An operation that the medium was asked for and has not finished.
+pub struct Pending {
+    pub io: Io,
+    engine: usize,
+}
+
+/// A medium in memory. Unless it is `manual`, it finishes everything at `start`.
+pub struct TestVolume {
+    shape: Shape,
+    state: Mutex<State>,
+    engines: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    bytes: Vec<u8>,
+    recovered: Vec<Snapshot>,
+    recorded: Vec<(ZoneId, Snapshot)>,
+    manual: bool,
+    flushes: usize,
+}
+
+impl std::fmt::Debug for TestVolume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TestVolume")
+    }
+}
+
+thread_local! {
+    static PENDING: RefCell<VecDeque<Pending>> = const { RefCell::new(VecDeque::new()) };
+    static FINISHED: RefCell<Vec<(usize, Done)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl TestVolume {
+    pub fn zoned(spec: GeometrySpec) -> Arc<Self> {
+        let geometry = Geometry::new(spec).unwrap();
+        let recovered = geometry
+            .zones()
+            .map(|zone| match geometry.zone_type(zone) {
+                zvb_wire::ZoneType::Conventional => Snapshot::CONVENTIONAL,
+                _ => Snapshot::EMPTY,
+            })
+            .collect();
+        Self::make(spec.capacity, Some(geometry), recovered, false)
+    }
+
+    pub fn plain(sectors: u64) -> Arc<Self> {
+        Self::make(Sector(sectors), None, Vec::new(), false)
+    }
+
+    pub fn read_only(spec: GeometrySpec) -> Arc<Self> {
+        let geometry = Geometry::new(spec).unwrap();
+        let mut recovered = vec![Snapshot::EMPTY; geometry.zone_count() as usize];
+        recovered[0] = Snapshot::CONVENTIONAL;
+        Self::make(spec.capacity, Some(geometry), recovered, true)
+    }
+
+    pub fn recovered(spec: GeometrySpec, recovered: Vec<Snapshot>) -> Arc<Self> {
+        Self::make(spec.capacity, Some(Geometry::new(spec).unwrap()), recovered, false)
+    }
+
+    fn make(
+        capacity: Sector,
+        geometry: Option<Geometry>,
+        recovered: Vec<Snapshot>,
+        read_only: bool,
+    ) -> Arc<Self> {
+        PENDING.with_borrow_mut(VecDeque::clear);
+        FINISHED.with_borrow_mut(Vec::clear);
+        // What was never written is rubbish here: the device must not show it.
+        let mut bytes = vec![0xee; capacity.to_bytes().unwrap() as usize];
+        let zeroed = geometry.map_or(bytes.len(), |g| {
+            let hm = g.spec().model == Model::HostManaged;
+            if hm {
+                (g.spec().conventional as u64 * g.spec().zone_size.0 * 512) as usize
+            } else {
+                bytes.len()
+            }
+        });
+        bytes[..zeroed].fill(0);
+        Arc::new(Self {
+            shape: Shape {
+                capacity,
+                block_size: 4096,
+                geometry,
+                id: *b"a-disk-of-twenty-byt",
+                read_only,
+                can_discard: true,
+            },
+            state: Mutex::new(State { bytes, recovered, ..State::default() }),
+            engines: AtomicUsize::new(0),
+        })
+    }
+
+    /// From now on operations wait for [`finish`](Self::finish).
+    pub fn manual(&self) {
+        self.state.lock().unwrap().manual = true;
+    }
+
+    pub fn flushes(&self) -> usize {
+        self.state.lock().unwrap().flushes
+    }
+
+    /// What was recorded last for `zone`.
+    pub fn recorded(&self, zone: u32) -> Option<Snapshot> {
+        self.state.lock().unwrap().recorded.iter().rev().find(|(z, _)| z.0 == zone).map(|(_, s)| *s)
+    }
+
+    pub fn bytes(&self, at: Sector, sectors: u64) -> Vec<u8> {
+        let from = at.0 as usize * 512;
+        self.state.lock().unwrap().bytes[from..from + sectors as usize * 512].to_vec()
+    }
+
+    /// How many operations wait.
+    pub fn pending(&self) -> usize {
+        PENDING.with_borrow(VecDeque::len)
+    }
+
+    /// Finishes the `n`th operation that waits.
+    pub fn finish(&self, n: usize) {
+        let pending = PENDING.with_borrow_mut(|p| p.remove(n)).unwrap();
+        let done = self.execute(pending.io);
+        FINISHED.with_borrow_mut(|f| f.push((pending.engine, done)));
+    }
+
+    /// Fails the `n`th operation that waits.
+    pub fn fail(&self, n: usize) {
+        let pending = PENDING.with_borrow_mut(|p| p.remove(n)).unwrap();
+        let buffers = match pending.io.op {
+            Op::Read(b) | Op::Write(b) => Some(b),
+            _ => None,
+        };
+        let result = Err(Failure::Medium(io::Error::other("told to fail")));
+        let done = Done { tag: pending.io.tag, result, buffers };
+        FINISHED.with_borrow_mut(|f| f.push((pending.engine, done)));
+    }
+
+    fn execute(&self, io: Io) -> Done {
+        let mut state = self.state.lock().unwrap();
+        let from = io.at.0 as usize * 512;
+        let mut done = Done { tag: io.tag, result: Ok(()), buffers: None };
+        match io.op {
+            Op::Read(buffers) => {
+                buffers.write(0, &state.bytes[from..from + buffers.len() as usize]).unwrap();
+                done.buffers = Some(buffers);
+            }
+            Op::Write(buffers) => {
+                let to = from + buffers.len() as usize;
+                buffers.read(0, &mut state.bytes[from..to]).unwrap();
+                done.buffers = Some(buffers);
+            }
+            Op::Zero { sectors, .. } | Op::Discard { sectors } => {
+                state.bytes[from..from + sectors.0 as usize * 512].fill(0);
+            }
+            Op::Flush => state.flushes += 1,
+        }
+        done
+    }
+}
+
+impl Volume for TestVolume {
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn recovered(&self) -> Vec<Snapshot> {
+        self.state.lock().unwrap().recovered.clone()
+    }
+
+    fn record(&self, zone: ZoneId, state: Snapshot) {
+        self.state.lock().unwrap().recorded.push((zone, state));
+    }
+
+    fn engine(self: Arc<Self>, _depth: u32) -> Result<Box<dyn Engine>, EngineError> {
+        let index = self.engines.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(TestEngine { volume: self, index, in_flight: 0 }))
+    }
+
+    fn close(&self) -> Result<(), VolumeError> {
+        Ok(())
+    }
+}
+
+struct TestEngine {
+    volume: Arc<TestVolume>,
+    index: usize,
+    in_flight: usize,
+}
+
+impl Engine for TestEngine {
+    fn submit(&mut self, io: Io) {
+        self.in_flight += 1;
+        PENDING.with_borrow_mut(|p| p.push_back(Pending { io, engine: self.index }));
+    }
+
+    fn start(&mut self) {
+        if !self.volume.state.lock().unwrap().manual {
+            while self.volume.pending() > 0 {
+                self.volume.finish(0);
+            }
+        }
+    }
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        FINISHED.with_borrow_mut(|finished| {
+            for i in (0..finished.len()).rev() {
+                if finished[i].0 == self.index {
+                    done.push(finished.remove(i).1);
+                    self.in_flight -= 1;
+                }
+            }
+        });
+        done.reverse();
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+struct NoWake;
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+
+pub const ALL: Features = Features::all();
+
+/// A device with everything that it offers accepted.
+pub fn session(volume: &Arc<TestVolume>) -> Arc<Session> {
+    session_with(volume, 2, ALL)
+}
+
+pub fn session_with(volume: &Arc<TestVolume>, queues: u16, accept: Features) -> Arc<Session> {
+    let options = DeviceOptions { queues, ..DeviceOptions::default() };
+    let device = Device::new(Arc::clone(volume) as Arc<dyn Volume>, options).unwrap();
+    let session = device.session();
+    session.accept(device.features() & accept).unwrap();
+    session
+}
+
+const SIZE: u16 = 256;
+const DESCRIPTORS: u64 = 0x1_0000;
+const AVAILABLE: u64 = 0x2_0000;
+const USED: u64 = 0x3_0000;
+const DATA: u64 = 0x10_0000;
+const BYTES: usize = 0x80_0000;
+
+/// One queue, from the guest's side.
+pub struct Guest {
+    pub lane: Lane,
+    memory: Rc<HeapMemory>,
+    next_descriptor: u16,
+    next_data: u64,
+    available: u16,
+    seen: u16,
+}
+
+/// A request that was made available.
+pub struct Sent {
+    head: u16,
+    writable: Vec<(u64, u32)>,
+}
+
+/// What came back for it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub used: u32,
+    pub writable: Vec<u8>,
+}
+
+impl Answer {
+    pub fn status(&self) -> Status {
+        Status(*self.writable.last().unwrap())
+    }
+}
+
+impl Guest {
+    pub fn new(session: &Arc<Session>, index: u16) -> Self {
+        let memory = Rc::new(HeapMemory::new(0, BYTES));
+        let config = QueueConfig {
+            size: SIZE,
+            descriptors: DESCRIPTORS,
+            available: AVAILABLE,
+            used: USED,
+            event_index: false,
+            indirect: false,
+            next_available: 0,
+            next_used: 0,
+        };
+        let queue = DeviceQueue::new(memory.clone() as Rc<dyn GuestMemory>, config).unwrap();
+        let lane = session.lane(index, queue, Arc::new(NoWake)).unwrap();
+        Self { lane, memory, next_descriptor: 0, next_data: DATA, available: 0, seen: 0 }
+    }
+
+    fn at(&self, address: u64, len: u32) -> Buffers {
+        let mut buffers = Buffers::new(self.memory.clone(), Vec::new());
+        assert!(buffers.push(address, len));
+        buffers
+    }
+
+    fn poke(&self, address: u64, bytes: &[u8]) {
+        self.at(address, bytes.len() as u32).write(0, bytes).unwrap();
+    }
+
+    fn peek<const N: usize>(&self, address: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.at(address, N as u32).read(0, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Makes a chain available: `readable` pieces, then `writable` ones of these lengths, filled with 0xaa.
+    pub fn send(&mut self, readable: &[&[u8]], writable: &[usize]) -> Sent {
+        let total = readable.len() + writable.len();
+        let first = self.next_descriptor;
+        let mut sent = Sent { head: first, writable: Vec::new() };
+        let pieces = readable
+            .iter()
+            .map(|p| (Some(*p), p.len()))
+            .chain(writable.iter().map(|len| (None, *len)));
+        for (i, (bytes, len)) in pieces.enumerate() {
+            let address = self.next_data;
+            self.next_data += len as u64;
+            match bytes {
+                Some(bytes) if !bytes.is_empty() => self.poke(address, bytes),
+                Some(_) => {}
+                None => {
+                    self.poke(address, &vec![0xaa; len]);
+                    sent.writable.push((address, len as u32));
+                }
+            }
+            let index = (first + i as u16) % SIZE;
+            let next = (first + i as u16 + 1) % SIZE;
+            let flags = u16::from(i + 1 < total) | if bytes.is_none() { 2 } else { 0 };
+            let mut descriptor = [0; 16];
+            descriptor[..8].copy_from_slice(&address.to_le_bytes());
+            descriptor[8..12].copy_from_slice(&(len as u32).to_le_bytes());
+            descriptor[12..14].copy_from_slice(&flags.to_le_bytes());
+            descriptor[14..].copy_from_slice(&next.to_le_bytes());
+            self.poke(DESCRIPTORS + 16 * u64::from(index), &descriptor);
+        }
+        self.next_descriptor = (first + total as u16) % SIZE;
+        self.poke(AVAILABLE + 4 + 2 * u64::from(self.available % SIZE), &first.to_le_bytes());
+        self.available = self.available.wrapping_add(1);
+        self.poke(AVAILABLE + 2, &self.available.to_le_bytes());
+        sent
+    }
+
+    /// The answer of `sent`, if it is the next that came back.
+    pub fn answer(&mut self, sent: &Sent) -> Option<Answer> {
+        let used = u16::from_le_bytes(self.peek(USED + 2));
+        for i in 0..used.wrapping_sub(self.seen) {
+            let slot = self.seen.wrapping_add(i) % SIZE;
+            let element: [u8; 8] = self.peek(USED + 4 + 8 * u64::from(slot));
+            let [id @ .., _, _, _, _] = element;
+            if u32::from_le_bytes(id) == u32::from(sent.head) {
+                let mut writable = Vec::new();
+                for (address, len) in &sent.writable {
+                    let mut bytes = vec![0; *len as usize];
+                    self.at(*address, *len).read(0, &mut bytes).unwrap();
+                    writable.extend(bytes);
+                }
+                let used = u32::from_le_bytes(element[4..].try_into().unwrap());
+                return Some(Answer { used, writable });
+            }
+        }
+        None
+    }
+
+    /// One turn.
+    pub fn turn(&mut self) {
+        let _ = self.lane.turn(true);
+    }
+
+    /// Sends, takes a turn, and expects the answer.
+    pub fn request(&mut self, readable: &[&[u8]], writable: &[usize]) -> Answer {
+        let sent = self.send(readable, writable);
+        self.turn();
+        let answer = self.answer(&sent).expect("no answer");
+        assert_eq!(self.lane.in_flight(), 0);
+        self.seen = u16::from_le_bytes(self.peek(USED + 2));
+        self.next_data = DATA;
+        answer
+    }
+
+    pub fn header(request: RequestType, sector: u64) -> [u8; 16] {
+        RequestHeader::new(request, Sector(sector)).as_bytes().try_into().unwrap()
+    }
+
+    pub fn write(&mut self, at: u64, data: &[u8]) -> Status {
+        self.request(&[&Self::header(RequestType::OUT, at), data], &[1]).status()
+    }
+
+    pub fn send_write(&mut self, at: u64, data: &[u8]) -> Sent {
+        self.send(&[&Self::header(RequestType::OUT, at), data], &[1])
+    }
+
+    pub fn append(&mut self, zone: u64, data: &[u8]) -> (Status, u64) {
+        let answer = self.request(&[&Self::header(RequestType::ZONE_APPEND, zone), data], &[9]);
+        (answer.status(), u64::from_le_bytes(answer.writable[..8].try_into().unwrap()))
+    }
+
+    pub fn read(&mut self, at: u64, sectors: usize) -> (Status, Vec<u8>) {
+        let mut answer = self.request(&[&Self::header(RequestType::IN, at)], &[sectors * 512, 1]);
+        let status = answer.status();
+        assert_eq!(answer.used as usize, if status == Status::OK { sectors * 512 + 1 } else { 0 });
+        answer.writable.pop();
+        (status, answer.writable)
+    }
+
+    pub fn simple(&mut self, request: RequestType, sector: u64) -> Status {
+        let answer = self.request(&[&Self::header(request, sector)], &[1]);
+        assert_eq!(answer.used, 1);
+        answer.status()
+    }
+
+    /// Zones from `sector` on, as a report into `room` bytes tells of them.
+    pub fn report(&mut self, sector: u64, room: usize) -> (Status, Vec<ZoneDescriptor>) {
+        let answer = self.request(&[&Self::header(RequestType::ZONE_REPORT, sector)], &[room, 1]);
+        if answer.status() != Status::OK {
+            return (answer.status(), Vec::new());
+        }
+        let header = ZoneReportHeader::read_from_bytes(&answer.writable[..64]).unwrap();
+        assert_eq!(header.reserved, [0; 56]);
+        let count = header.nr_zones.get() as usize;
+        let zones = (0..count)
+            .map(|i| {
+                ZoneDescriptor::read_from_bytes(&answer.writable[64 + i * 64..128 + i * 64])
+                    .unwrap()
+            })
+            .collect();
+        let end = 64 + count * 64;
+        assert!(
+            answer.writable[end..room].iter().all(|b| *b == 0xaa),
+            "written past the last descriptor"
+        );
+        assert_eq!(answer.used as usize, if end == room { end + 1 } else { end });
+        (Status::OK, zones)
+    }
+
+    pub fn conditions(&mut self) -> Vec<Condition> {
+        let (status, zones) = self.report(0, 64 * 65);
+        assert_eq!(status, Status::OK);
+        zones.iter().map(|z| Condition::try_from(z.z_state).unwrap()).collect()
+    }
+
+    /// The write pointer of the zone at `start`, from its start.
+    pub fn written(&mut self, start: u64) -> u64 {
+        let (_, zones) = self.report(start, 128);
+        zones[0].z_wp.get() - start
+    }
+}
+
+/// `sectors` of bytes that say where they are from.
+pub fn pattern(seed: u8, sectors: usize) -> Vec<u8> {
+    (0..sectors * 512).map(|i| seed.wrapping_add((i / 7) as u8)).collect()
+}
