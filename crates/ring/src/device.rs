@@ -14,10 +14,10 @@ use zerocopy::little_endian::U32;
 use crate::error::{Part, RingError, SetupError};
 use crate::layout::{
     AVAILABLE_ALIGN, DESCRIPTORS_ALIGN, Parts, USED_ALIGN, UsedElement, available_len,
-    descriptors_len, is_valid_size, used_len,
+    check_host_alignment, descriptors_len, is_valid_size, used_len,
 };
 use crate::memory::{Buffers, GuestMemory, Segment};
-use crate::notification::{Doorbell, GuestWord};
+use crate::notification::{Doorbell, GuestWord, Word};
 
 mod spares;
 mod walk;
@@ -132,12 +132,12 @@ impl DeviceQueue {
     /// goes on. `None` when that is not memory or not aligned.
     pub fn used_index(memory: &dyn GuestMemory, used: u64) -> Option<u16> {
         let (host, run) = memory.translate(used, 4)?;
-        if run < 4 || !(host.addr().get() as u64).is_multiple_of(USED_ALIGN) {
+        if run < 4 || !host.cast::<u16>().is_aligned() {
             return None;
         }
-        // SAFETY: 4 bytes from `host` are memory while `memory` is borrowed, and aligned.
-        let words = unsafe { u32::from_le(core::ptr::read_volatile(host.as_ptr().cast::<u32>())) };
-        Some((words >> 16) as u16)
+        // SAFETY: 4 bytes from `host` are memory while `memory` is borrowed; aligned, as was checked.
+        let index = unsafe { GuestWord::new(host.add(2).cast()) };
+        Some(index.load_acquire())
     }
 
     /// Moves to another map of guest memory, in which the rings are where they were by guest address.
@@ -369,8 +369,6 @@ fn locate_part(
             None => absent,
         });
     }
-    if !(host.addr().get() as u64).is_multiple_of(align) {
-        return Err(SetupError::HostMisaligned { part, address, align });
-    }
+    check_host_alignment(host, part, address, align)?;
     Ok(host)
 }

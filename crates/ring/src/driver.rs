@@ -11,7 +11,9 @@ use core::ptr::NonNull;
 use zerocopy::little_endian::{U16, U32, U64};
 
 use crate::error::{AddError, DeviceLie, Part, SetupError};
-use crate::layout::{DESCRIPTORS_ALIGN, Descriptor, Parts, RingLayout, layout};
+use crate::layout::{
+    DESCRIPTORS_ALIGN, Descriptor, Parts, RingLayout, check_host_alignment, layout,
+};
 use crate::notification::{Doorbell, GuestWord};
 
 /// Memory that driver and device share, by the addresses of both.
@@ -394,10 +396,7 @@ fn check_alignment(area: &SharedArea) -> Result<(), SetupError> {
     if !address.is_multiple_of(align) {
         return Err(SetupError::Misaligned { part, address, align });
     }
-    if !(area.host.addr().get() as u64).is_multiple_of(align) {
-        return Err(SetupError::HostMisaligned { part, address, align });
-    }
-    Ok(())
+    check_host_alignment(area.host, part, address, align)
 }
 
 /// The buffers of a chain in order, each with the flag that says who uses it.

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
+use crate::error::{Part, SetupError};
 use crate::notification::{GuestWord, Words};
 
 /// The most descriptors that a split ring may have (virtio 2.7).
@@ -138,6 +139,21 @@ impl UsedElement {
 const _: () = assert!(size_of::<Descriptor>() == Descriptor::LEN);
 const _: () = assert!(size_of::<UsedElement>() == UsedElement::LEN);
 
+/// Refuses a part that is aligned for the device but mapped where its words, of at most 32 bits, are not
+/// aligned for us.
+pub(crate) fn check_host_alignment(
+    host: NonNull<u8>,
+    part: Part,
+    address: u64,
+    align: u64,
+) -> Result<(), SetupError> {
+    let align = align.min(size_of::<u32>() as u64);
+    if !(host.addr().get() as u64).is_multiple_of(align) {
+        return Err(SetupError::HostMisaligned { part, address, align });
+    }
+    Ok(())
+}
+
 /// The three parts of a split ring in this host's memory.
 ///
 /// Positions and descriptor numbers are taken modulo the size, so that no access through this leaves
@@ -153,8 +169,7 @@ pub(crate) struct Parts {
 impl Parts {
     /// # Safety
     ///
-    /// `size` is valid. Each pointer is aligned as its part must be ([`DESCRIPTORS_ALIGN`] may be 4),
-    /// and its part's bytes stay readable and writable, with no Rust reference to them, for as long as
+    /// `size` is valid. Each pointer passed [`check_host_alignment`], and its part's bytes stay readable and writable, with no Rust reference to them, for as long as
     /// this, a copy of it, or words taken from it are used.
     pub(crate) unsafe fn new(
         descriptors: NonNull<u8>,
