@@ -2,6 +2,9 @@
 //! memory that both share.
 
 pub mod client;
+pub mod memory;
+pub mod server;
 pub mod vhost_user;
 
 mod sys;
+mod worker;

@@ -51,7 +51,9 @@ pub enum MemoryError {
         guest: u64,
     },
     /// A region that runs past the end of an address space or of what a file can hold.
-    #[error("the region of {bytes:#x} bytes at guest address {guest:#x} passes the end of the address space")]
+    #[error(
+        "the region of {bytes:#x} bytes at guest address {guest:#x} passes the end of the address space"
+    )]
     Wraps {
         /// Guest address.
         guest: u64,
@@ -67,7 +69,9 @@ pub enum MemoryError {
         other: u64,
     },
     /// Guest address and place in the file disagree in their lowest bits.
-    #[error("the region at guest address {guest:#x} begins at {offset:#x} of its file: they differ modulo {COMMON_ALIGNMENT}")]
+    #[error(
+        "the region at guest address {guest:#x} begins at {offset:#x} of its file: they differ modulo {COMMON_ALIGNMENT}"
+    )]
     Misaligned {
         /// Guest address.
         guest: u64,
@@ -86,7 +90,9 @@ pub enum MemoryError {
         kind: FileType,
     },
     /// The file ends before the region does.
-    #[error("the region at guest address {guest:#x} needs a file of {needs:#x} bytes, and it has {has:#x}")]
+    #[error(
+        "the region at guest address {guest:#x} needs a file of {needs:#x} bytes, and it has {has:#x}"
+    )]
     FileTooShort {
         /// Guest address.
         guest: u64,
@@ -207,7 +213,8 @@ impl Memory {
         }
         let overlaps = |a: u64, b: u64, b_bytes: u64| a < b + b_bytes && b < a + bytes;
         for Mapped { region: other, .. } in &self.regions {
-            if overlaps(guest, other.guest, other.bytes) || overlaps(user, other.user, other.bytes) {
+            if overlaps(guest, other.guest, other.bytes) || overlaps(user, other.user, other.bytes)
+            {
                 return Err(MemoryError::Overlap { guest, other: other.guest });
             }
         }

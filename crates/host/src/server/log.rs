@@ -118,10 +118,8 @@ impl Observer for LogObserver {
 
     fn medium_fault(&self, queue: u16, request: RequestType, at: Sector, why: &Failure) {
         let why = Chain(why);
-        self.log.log(
-            Level::Error,
-            format_args!("queue {queue}: {request:?} at sector {at}: {why}"),
-        );
+        self.log
+            .log(Level::Error, format_args!("queue {queue}: {request:?} at sector {at}: {why}"));
     }
 }
 

@@ -47,7 +47,10 @@ impl Guard {
     /// A guard that nobody uses, now the caller's; `None` when all are in use.
     fn claim() -> Option<&'static Self> {
         TABLE.iter().find(|guard| {
-            guard.claimed.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            guard
+                .claimed
+                .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
         })
     }
 

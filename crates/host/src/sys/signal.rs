@@ -39,7 +39,11 @@ fn is_ignored(signal: libc::c_int) -> io::Result<bool> {
     let (result, action) = unsafe {
         (libc::sigaction(signal, ptr::null(), action.as_mut_ptr()), action.assume_init())
     };
-    if result == 0 { Ok(action.sa_sigaction == libc::SIG_IGN) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(action.sa_sigaction == libc::SIG_IGN)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 extern "C" fn on_signal(_signal: libc::c_int) {

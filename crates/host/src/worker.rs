@@ -1,0 +1,375 @@
+//! One thread for one running queue.
+//!
+//! The thread owns the queue's [`Lane`] and takes turns until it is told to stop: then it takes no more
+//! chains, answers those it has, and says where it got to. It never holds up whoever controls it, and it
+//! is told things through an inbox and a bell.
+
+use std::io;
+use std::net::Shutdown as Direction;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use zvb_device::{Lane, LaneError, Session, Wake};
+use zvb_ring::{DeviceQueue, QueueConfig, SetupError};
+
+use crate::memory::{Memory, MemoryView};
+use crate::server::event::{Bell, PeerEvent};
+use crate::server::log::{Level, Log};
+
+/// How often a queue without a kick is looked at.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
+
+/// How long a worker that was told to stop may be silent before it is taken to hang in a signal.
+const STOP_PATIENCE: Duration = Duration::from_millis(250);
+
+/// What a worker works on.
+pub(crate) struct Job {
+    /// The queue.
+    pub(crate) index: u16,
+    pub(crate) guest: Arc<Session>,
+    pub(crate) memory: Arc<Memory>,
+    /// `next_used` is found in memory.
+    pub(crate) queue: QueueConfig,
+    /// Readable when there are new chains; `None`: look often.
+    pub(crate) kick: Option<Arc<PeerEvent>>,
+    pub(crate) signals: Signals,
+    pub(crate) log: Arc<dyn Log>,
+    /// The connection, to be cut when the frontend takes its memory away.
+    pub(crate) connection: Arc<UnixStream>,
+}
+
+/// What a worker signals.
+#[derive(Clone, Default)]
+pub(crate) struct Signals {
+    /// When chains were answered; `None`: the driver looks by itself.
+    pub(crate) call: Option<Arc<PeerEvent>>,
+    /// When the queue is broken.
+    pub(crate) error: Option<Arc<PeerEvent>>,
+}
+
+/// Why a queue can not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The used ring is not in memory.
+    #[error("the used ring is not in the memory that the frontend shares")]
+    UsedRing,
+    /// The queue is not what a queue is.
+    #[error("the queue can not be set up")]
+    Setup(#[from] SetupError),
+    /// The device refuses.
+    #[error("the device does not take the queue")]
+    Lane(#[from] LaneError),
+    /// No thread, or no eventfd.
+    #[error("the host has no room for another queue")]
+    Host(#[from] io::Error),
+    /// The thread died: a fault of this program.
+    #[error("the queue's thread failed")]
+    Died,
+}
+
+/// Where a queue stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stopped {
+    /// The index of the next chain that it would have taken.
+    pub(crate) next_available: u16,
+    /// The driver broke it: it must not go on before a reset.
+    pub(crate) retired: bool,
+}
+
+/// What a worker is told: the last word counts, so it never holds more than this.
+struct Inbox {
+    /// There is something to read.
+    news: AtomicBool,
+    orders: Mutex<Orders>,
+}
+
+struct Orders {
+    stop: bool,
+    /// To be signalled from now on.
+    next: Option<Signals>,
+    /// Signalled until then.
+    present: Signals,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running queue. It must be stopped ([`Worker::stop`]); dropping it stops it too.
+pub(crate) struct Worker {
+    inbox: Arc<Inbox>,
+    bell: Arc<Bell>,
+    stopped: Receiver<Stopped>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts a thread for `job`, and returns when its queue runs, or can not.
+    pub(crate) fn start(job: Job) -> Result<Self, StartError> {
+        let bell = Arc::new(Bell::new()?);
+        let orders = Orders { stop: false, next: None, present: job.signals.clone() };
+        let inbox = Arc::new(Inbox { news: AtomicBool::new(false), orders: Mutex::new(orders) });
+        let (started, ready) = sync_channel(1);
+        let (at_end, stopped) = sync_channel(1);
+        let thread = thread::Builder::new().name(format!("queue {}", job.index)).spawn({
+            let (inbox, bell) = (Arc::clone(&inbox), Arc::clone(&bell));
+            move || run(job, inbox, bell, &started, &at_end)
+        })?;
+        let started = ready.recv().unwrap_or(Err(StartError::Died));
+        let mut worker = Self { inbox, bell, stopped, thread: Some(thread) };
+        match started {
+            Ok(()) => Ok(worker),
+            Err(error) => {
+                // The thread is ending, and says no more.
+                worker.wait();
+                Err(error)
+            }
+        }
+    }
+
+    /// From now on, signal these.
+    pub(crate) fn set_signals(&self, signals: Signals) {
+        self.order(|orders| orders.next = Some(signals));
+    }
+
+    /// Take no more chains. [`stop`](Self::stop) waits until those taken are answered: several workers
+    /// are told first and waited for then.
+    pub(crate) fn begin_stop(&self) {
+        self.order(|orders| orders.stop = true);
+    }
+
+    /// Stops, and waits until everything in flight is done and answered. `None` when the thread died,
+    /// which is a fault of this program.
+    pub(crate) fn stop(mut self) -> Option<Stopped> {
+        self.begin_stop();
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Option<Stopped> {
+        let stopped = loop {
+            match self.stopped.recv_timeout(STOP_PATIENCE) {
+                Ok(stopped) => break Some(stopped),
+                Err(RecvTimeoutError::Disconnected) => break None,
+                Err(RecvTimeoutError::Timeout) => {
+                    // I/O takes as long as it takes; a hostile frontend must not make it longer.
+                    let present = self.inbox.lock().present.clone();
+                    for event in [present.call, present.error].into_iter().flatten() {
+                        event.unwedge();
+                    }
+                }
+            }
+        };
+        let joined = self.thread.take().map(JoinHandle::join);
+        if matches!(joined, Some(Ok(()))) { stopped } else { None }
+    }
+
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        change(&mut self.inbox.lock());
+        self.inbox.news.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.begin_stop();
+            self.wait();
+        }
+    }
+}
+
+/// The whole life of a worker's thread.
+fn run(
+    job: Job,
+    inbox: Arc<Inbox>,
+    bell: Arc<Bell>,
+    started: &SyncSender<Result<(), StartError>>,
+    at_end: &SyncSender<Stopped>,
+) {
+    // Each is received: `start` and `wait` do not return without.
+    let lane = match make_lane(&job, &bell) {
+        Ok(lane) => lane,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let _ = started.send(Ok(()));
+    let Job { index, memory, kick, signals, log, connection, .. } = job;
+    let looks = kick.is_none();
+    let runner = Runner {
+        lane,
+        index,
+        memory,
+        kick,
+        looks,
+        signals,
+        log,
+        connection,
+        inbox,
+        bell,
+        stopping: false,
+        retired: false,
+        lost: false,
+    };
+    let stopped = runner.run();
+    let _ = at_end.send(stopped);
+}
+
+fn make_lane(job: &Job, bell: &Arc<Bell>) -> Result<Lane, StartError> {
+    let view = Rc::new(MemoryView::new(Arc::clone(&job.memory)));
+    let next_used = DeviceQueue::used_index(&*view, job.queue.used).ok_or(StartError::UsedRing)?;
+    let queue = DeviceQueue::new(view, QueueConfig { next_used, ..job.queue })?;
+    let wake: Arc<dyn Wake> = Arc::<Bell>::clone(bell);
+    Ok(job.guest.lane(job.index, queue, wake)?)
+}
+
+struct Runner {
+    lane: Lane,
+    index: u16,
+    memory: Arc<Memory>,
+    kick: Option<Arc<PeerEvent>>,
+    /// There never was a kick.
+    looks: bool,
+    signals: Signals,
+    log: Arc<dyn Log>,
+    connection: Arc<UnixStream>,
+    inbox: Arc<Inbox>,
+    bell: Arc<Bell>,
+    stopping: bool,
+    retired: bool,
+    lost: bool,
+}
+
+impl Runner {
+    fn run(mut self) -> Stopped {
+        loop {
+            self.read_orders();
+            let turn = self.lane.turn(!self.stopping && !self.lost);
+            if turn.signal {
+                self.call();
+            }
+            self.notice_lost_memory();
+            self.notice_broken_ring();
+            if self.stopping && self.lane.in_flight() == 0 {
+                return Stopped {
+                    next_available: self.lane.next_available(),
+                    retired: self.retired,
+                };
+            }
+            let may_sleep =
+                !turn.progress && (self.stopping || self.lost || self.lane.prepare_sleep());
+            if may_sleep {
+                self.sleep();
+            }
+        }
+    }
+
+    fn read_orders(&mut self) {
+        if !self.inbox.news.load(Ordering::Relaxed) {
+            return;
+        }
+        self.inbox.news.swap(false, Ordering::Acquire);
+        let mut orders = self.inbox.lock();
+        self.stopping |= orders.stop;
+        let Some(signals) = orders.next.take() else { return };
+        orders.present = signals.clone();
+        drop(orders);
+        self.signals = signals;
+        // What was answered just before may have gone to the old one, unheard. One signal too many does
+        // no harm.
+        self.call();
+    }
+
+    fn call(&mut self) {
+        if let Some(call) = &self.signals.call
+            && let Err(error) = call.signal()
+        {
+            self.log.log(
+                Level::Warn,
+                format_args!("queue {}: the driver can not be signalled: {error}", self.index),
+            );
+            self.signals.call = None;
+        }
+    }
+
+    /// A frontend that cut its memory short can not be served: what is in flight goes on with memory
+    /// that nobody sees, and the session ends.
+    fn notice_lost_memory(&mut self) {
+        if self.lost || !self.memory.is_lost() {
+            return;
+        }
+        self.lost = true;
+        let index = self.index;
+        self.log.log(
+            Level::Warn,
+            format_args!("queue {index}: the frontend cut its memory short: the session ends"),
+        );
+        // Fails when the connection has ended already.
+        let _ = self.connection.shutdown(Direction::Both);
+    }
+
+    fn notice_broken_ring(&mut self) {
+        let Some(why) = self.lane.broken().filter(|_| !self.retired) else { return };
+        self.retired = true;
+        let index = self.index;
+        self.log.log(Level::Warn, format_args!("queue {index} is retired: {why}"));
+        if let Some(event) = &self.signals.error {
+            // The log has it; there is nobody else to tell.
+            let _ = event.signal();
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn sleep(&mut self) {
+        let pulls = !self.stopping && !self.retired && !self.lost;
+        let timeout = if self.looks && pulls { Some(LOOK_EVERY) } else { None };
+        let kick = self.kick.as_ref().filter(|_| pulls);
+        let event = self.lane.event();
+        // The bell stands in for what is not there, asked for nothing.
+        let bell = self.bell.as_fd();
+        let mut fds = [
+            PollFd::from_borrowed_fd(bell, PollFlags::IN),
+            match kick {
+                Some(kick) => PollFd::from_borrowed_fd(kick.as_fd(), PollFlags::IN),
+                None => PollFd::from_borrowed_fd(bell, PollFlags::empty()),
+            },
+            match event {
+                Some(event) => PollFd::from_borrowed_fd(event, PollFlags::IN),
+                None => PollFd::from_borrowed_fd(bell, PollFlags::empty()),
+            },
+        ];
+        if let Err(errno) = poll(&mut fds, timeout.as_ref()) {
+            // Nothing else can go wrong with descriptors that we hold and a timeout that is fixed.
+            debug_assert!(matches!(errno, Errno::INTR | Errno::NOMEM), "poll failed: {errno}");
+            return;
+        }
+        let [bell_rang, kicked, _] = fds.map(|fd| !fd.revents().is_empty());
+        if bell_rang {
+            self.bell.clear();
+        }
+        if kicked
+            && let Some(kick) = kick
+            && let Err(error) = kick.drain()
+        {
+            let index = self.index;
+            self.log.log(
+                Level::Warn,
+                format_args!("queue {index}: its kick can not be read, and is left alone: {error}"),
+            );
+            self.kick = None;
+        }
+    }
+}
