@@ -15,7 +15,8 @@ pub(crate) struct Opened {
     idle: List,
     /// The other implicitly open zones, the longest busy first.
     busy: List,
-    /// The busy zone that takes no new write, to be closed for the first who wants an open zone.
+    /// The zone that takes no new write, so that it can be closed when the last in flight has ended: for
+    /// the first who wants an open zone, and until that one is gone.
     pub(crate) draining: Option<ZoneId>,
 }
 
@@ -89,9 +90,6 @@ impl Zones {
         if from == Condition::ImplicitOpen {
             let state = self.zones[zone.0 as usize];
             self.opened.list_of(&state).remove(&mut self.zones, zone);
-            if self.opened.draining == Some(zone) {
-                self.opened.draining = None;
-            }
         }
         self.zone_mut(zone).condition = to;
         if to == Condition::ImplicitOpen {

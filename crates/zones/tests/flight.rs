@@ -298,6 +298,10 @@ impl World {
         } else {
             self.zones.set_condition(id, forced).unwrap();
             self.flights[zone].iter_mut().for_each(|flight| flight.doomed = true);
+            if self.dice.chance(50) {
+                // Sound again, while what was in flight is not over yet.
+                let _ = self.zones.set_condition(id, Forced::Restored);
+            }
         }
     }
 
@@ -412,7 +416,12 @@ fn spec(model: Model, limits: (u32, u32)) -> GeometrySpec {
 }
 
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: 96,
+        max_shrink_iters: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {
