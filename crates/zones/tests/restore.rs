@@ -1,4 +1,5 @@
 //! What a restart makes of what was remembered (conformance 96), and what it refuses.
+#![allow(clippy::unwrap_used)] // A test that can not go on has failed.
 
 use zvb_wire::{Condition, Model, Sector, ZoneType};
 use zvb_zones::{Geometry, GeometrySpec, RestoreError, Snapshot, ZoneId, Zones};

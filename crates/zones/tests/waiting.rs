@@ -1,4 +1,5 @@
 //! Who waits for what, and who goes first: short stories, told step by step.
+#![allow(clippy::unwrap_used)] // A test that can not go on has failed.
 
 use zvb_wire::{Condition, Model, Sector};
 use zvb_zones::{
@@ -101,7 +102,7 @@ fn management_goes_behind_writes_and_before_what_comes_later() {
     let second = begin(&mut zones, 0);
     let reset = waits(zones.manage(Manage::Reset, Sector(0), None));
     let later = waits(append(&mut zones, 0, None));
-    begin(&mut zones, 1);
+    let _ = begin(&mut zones, 1);
     assert_eq!(end(&mut zones, first, Outcome::Done), [(0, true)]);
     assert!(!zones.wants_retry(), "nobody can go on before the second has ended");
     assert_eq!(waits(zones.manage(Manage::Reset, Sector(0), Some(reset))), reset);
@@ -142,7 +143,7 @@ fn a_zone_that_is_always_written_is_closed_for_who_waits() {
         assert_eq!(waits(next(&mut zones, 0, 32, Some(drained))), drained);
         end(&mut zones, first, Outcome::Done);
         assert!(zones.wants_retry());
-        next(&mut zones, 0, 32, Some(drained)).unwrap();
+        let _ = next(&mut zones, 0, 32, Some(drained)).unwrap();
         assert_eq!(written(&zones, 1), (Condition::Closed, 8));
     }
 }
@@ -152,12 +153,12 @@ fn a_zone_that_is_closed_by_hand_makes_room_as_well() {
     for what in [Manage::Close, Manage::Finish, Manage::Reset] {
         let mut zones = managed(2);
         zones.manage(Manage::Open, Sector(0), None).unwrap();
-        begin(&mut zones, 1);
+        let _ = begin(&mut zones, 1);
         let wants = waits(append(&mut zones, 2, None));
         assert!(!zones.wants_retry());
         zones.manage(what, Sector(0), None).unwrap();
         assert!(zones.wants_retry());
-        append(&mut zones, 2, Some(wants)).unwrap();
+        let _ = append(&mut zones, 2, Some(wants)).unwrap();
     }
 }
 
@@ -187,10 +188,10 @@ fn open_zones_are_given_to_who_came_first() {
 fn only_implicitly_open_zones_are_worth_waiting_for() {
     let mut zones = managed(1);
     zones.manage(Manage::Open, Sector(0), None).unwrap();
-    begin(&mut zones, 0);
+    let _ = begin(&mut zones, 0);
     assert_eq!(append(&mut zones, 1, None).unwrap_err(), Refused::Status(Refusal::OpenLimit));
     let mut zones = disk(Model::HostManaged, 1, 1);
-    begin(&mut zones, 0);
+    let _ = begin(&mut zones, 0);
     assert_eq!(append(&mut zones, 1, None).unwrap_err(), Refused::Status(Refusal::ActiveLimit));
 }
 
@@ -203,7 +204,7 @@ fn a_zone_is_not_drained_for_somebody_who_is_gone() {
     // The other zone becomes idle first, and is closed instead.
     end(&mut zones, two, Outcome::Done);
     assert!(zones.wants_retry());
-    append(&mut zones, 2, Some(wants)).unwrap();
+    let _ = append(&mut zones, 2, Some(wants)).unwrap();
     assert_eq!(written(&zones, 1), (Condition::Closed, 8));
     assert!(zones.wants_retry());
     assert_eq!(append(&mut zones, 0, Some(held)).unwrap().at, Sector(8));
@@ -229,7 +230,7 @@ fn a_zone_that_fails_lets_go_of_who_waits_for_it() {
     assert_eq!(end(&mut zones, busy, Outcome::Done), [(0, false)]);
     assert_eq!(written(&zones, 0), (Condition::ReadOnly, 0));
     end(&mut zones, next, Outcome::Done);
-    append(&mut zones, 3, Some(third)).unwrap();
+    let _ = append(&mut zones, 3, Some(third)).unwrap();
 }
 
 #[test]
@@ -288,7 +289,7 @@ fn a_write_to_many_preferred_zones_waits_for_room_in_all_of_them() {
     assert_eq!(end(&mut zones, write_id, Outcome::Done), [(190, true)]);
     assert_eq!(written(&zones, 2), (Condition::Full, 64));
     assert_eq!(written(&zones, 3), (Condition::ImplicitOpen, 8));
-    write(&mut zones, 8, 8, Some(later)).unwrap();
+    let _ = write(&mut zones, 8, 8, Some(later)).unwrap();
     // What can never go does not wait.
     let limit = Refused::Status(Refusal::OpenLimit);
     assert_eq!(write(&mut zones, 0, 320, None).unwrap_err(), limit);
