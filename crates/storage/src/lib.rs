@@ -1,6 +1,30 @@
 //! What a device is made of: an image file, memory, a host's zoned block device; and the engines that
 //! move bytes between them and guest memory.
+//!
+//! A [`Volume`] is what a device sees. [`Image`] and [`Memory`] are volumes over a [`Medium`], which is
+//! what bytes lie on: a file, memory, or whatever a test needs. `docs/format.md` has the image format.
 
+mod committer;
+mod engine;
+mod file;
+mod image;
+mod layout;
+mod medium;
+mod memory;
+mod slots;
+mod store;
+// UNSAFETY: system calls on guest memory, memory mappings, io_uring.
+#[expect(unsafe_code)]
+mod sys;
+mod table;
 mod volume;
 
+pub use engine::{EngineKind, UnknownEngine};
+pub use image::{
+    BadSuperblock, CommitBy, CreateError, CreateOptions, Image, ImageInfo, ImageState, OpenError,
+    OpenOptions, Recovery, Refusal, inspect,
+};
+pub use medium::{Direct, Medium, MediumFile};
+pub use memory::{Memory, MemoryError};
+pub use table::RecordError;
 pub use volume::{Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError};

@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use zvb_ring::Buffers;
-use zvb_wire::Sector;
+use zvb_wire::{Sector, ZoneType};
 use zvb_zones::{Geometry, Snapshot, ZoneId};
 
 /// What a volume looks like to a guest.
@@ -58,6 +58,15 @@ pub trait Volume: Send + Sync + fmt::Debug {
     fn close(&self) -> Result<(), VolumeError>;
 }
 
+/// The states of the zones of a new disk.
+pub(crate) fn birth_states(geometry: &Geometry) -> Vec<Snapshot> {
+    let at_birth = |zone| match geometry.zone_type(zone) {
+        ZoneType::Conventional => Snapshot::CONVENTIONAL,
+        _ => Snapshot::EMPTY,
+    };
+    geometry.zones().map(at_birth).collect()
+}
+
 /// Moves bytes for one queue. Not shared, and never blocks but where it says so.
 pub trait Engine {
     /// Takes an operation. It may begin now or at [`start`](Self::start).
@@ -74,8 +83,10 @@ pub trait Engine {
     /// Operations taken and not yet reaped.
     fn in_flight(&self) -> usize;
 
-    /// Readable (poll) when [`reap`](Self::reap) may find something; `None` when everything is finished
-    /// by the time `start` returns. A reader need not and must not read it: `reap` clears it.
+    /// Readable (poll) when [`reap`](Self::reap) may find something that was not yet there when
+    /// [`start`](Self::start) returned: what is finished inside `start` is reaped after it, and does not
+    /// make this readable. `None` when everything is finished by then. A reader need not and must not read
+    /// it: `reap` clears it.
     fn event(&self) -> Option<BorrowedFd<'_>>;
 }
 

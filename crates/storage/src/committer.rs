@@ -1,0 +1,209 @@
+//! The thread that syncs, so that no queue's worker has to. Flushes that come while it is at it share
+//! the next commit.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::store::{CommitError, Store};
+
+/// How long slots that wait for operations to end wait between looks.
+const RECLAIM_EVERY: Duration = Duration::from_millis(5);
+
+/// Who commits.
+#[derive(Debug)]
+pub(crate) enum Committer {
+    /// A thread of its own.
+    Thread(Thread),
+    /// Whoever asks, there and then.
+    Caller,
+}
+
+/// A thread, ended and joined when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    shared: Arc<Shared>,
+    handle: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    asked: Mutex<Asked>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    /// Each with the tag of the flush.
+    flushes: Vec<(Arc<Mailbox>, u64)>,
+    /// Engines that have writes waiting for a slot.
+    starved: Vec<Arc<Mailbox>>,
+    stop: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an engine hears from the committer through.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    event: OwnedFd,
+    /// Something came since the engine last looked.
+    fresh: AtomicBool,
+    flushed: Mutex<Vec<(u64, Result<(), CommitError>)>>,
+}
+
+impl Mailbox {
+    /// An empty one.
+    pub(crate) fn new() -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { event, fresh: AtomicBool::new(false), flushed: Mutex::default() })
+    }
+
+    /// Readable when [`take`](Self::take) has something to say.
+    pub(crate) fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    /// Makes the engine look.
+    pub(crate) fn ring(&self) {
+        // Fails only when it is readable already. Before the flag: whoever sees the flag drains this.
+        let _ = rustix::io::write(&self.event, &1u64.to_le_bytes());
+        self.fresh.store(true, Ordering::Release);
+    }
+
+    /// The flushes that are done, or `None` when nothing happened. Writes that wait for a slot are to be
+    /// tried again.
+    pub(crate) fn take(&self) -> Option<Vec<(u64, Result<(), CommitError>)>> {
+        if !self.fresh.load(Ordering::Relaxed) {
+            return None;
+        }
+        // The flag, the event, the list: what comes later leaves flag and event set.
+        self.fresh.swap(false, Ordering::AcqRel);
+        let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        Some(std::mem::take(&mut lock(&self.flushed)))
+    }
+}
+
+impl Committer {
+    /// A thread that commits `store`.
+    pub(crate) fn thread(store: Arc<Store>) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let for_thread = Arc::clone(&shared);
+        let handle =
+            Builder::new().name("zvb-commit".into()).spawn(move || for_thread.run(&store))?;
+        Ok(Self::Thread(Thread { shared, handle: Some(handle) }))
+    }
+
+    /// Asks for a commit on behalf of a flush. The result, if it is there already; else it comes to
+    /// `mailbox`.
+    pub(crate) fn flush(
+        &self,
+        store: &Store,
+        mailbox: &Arc<Mailbox>,
+        tag: u64,
+    ) -> Option<Result<(), CommitError>> {
+        match self {
+            _ if store.shape.read_only => Some(Ok(())),
+            Self::Caller => {
+                let result = store.commit();
+                store.reclaim();
+                Some(result)
+            }
+            Self::Thread(thread) => {
+                lock(&thread.shared.asked).flushes.push((Arc::clone(mailbox), tag));
+                thread.shared.wake.notify_one();
+                None
+            }
+        }
+    }
+
+    /// Asks for a free slot. True when trying again may help now; else `mailbox` hears when.
+    pub(crate) fn starved(&self, store: &Store, mailbox: &Arc<Mailbox>) -> bool {
+        match self {
+            Self::Caller => {
+                let committed = store.commit().is_ok();
+                store.reclaim();
+                let again = !committed || store.slots.any_free();
+                if !again {
+                    // Operations of other engines are under way: come again.
+                    mailbox.ring();
+                }
+                again
+            }
+            Self::Thread(thread) => {
+                let mut asked = lock(&thread.shared.asked);
+                if !asked.starved.iter().any(|m| Arc::ptr_eq(m, mailbox)) {
+                    asked.starved.push(Arc::clone(mailbox));
+                }
+                drop(asked);
+                thread.shared.wake.notify_one();
+                false
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, store: &Store) {
+        while let Some((flushes, starved)) = self.wait(store) {
+            if !flushes.is_empty() || !starved.is_empty() {
+                let result = store.commit();
+                for (mailbox, tag) in flushes {
+                    lock(&mailbox.flushed).push((tag, result));
+                    mailbox.ring();
+                }
+            }
+            store.reclaim();
+            if store.slots.any_free() || store.is_poisoned() {
+                starved.iter().for_each(|mailbox| mailbox.ring());
+            } else if !starved.is_empty() {
+                // Operations are still under way in every slot let go.
+                std::thread::sleep(RECLAIM_EVERY);
+                lock(&self.asked).starved.extend(starved);
+            }
+        }
+    }
+
+    /// What is asked for next, perhaps nothing; `None` at the end.
+    #[expect(clippy::type_complexity)]
+    fn wait(&self, store: &Store) -> Option<(Vec<(Arc<Mailbox>, u64)>, Vec<Arc<Mailbox>>)> {
+        let mut asked = lock(&self.asked);
+        loop {
+            if asked.stop {
+                return None;
+            }
+            if !asked.flushes.is_empty() || !asked.starved.is_empty() {
+                break;
+            }
+            if store.slots.any_released() && !store.is_poisoned() {
+                let waited = self.wake.wait_timeout(asked, RECLAIM_EVERY);
+                let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                asked = guard;
+                if timeout.timed_out() {
+                    break;
+                }
+            } else {
+                asked = self.wake.wait(asked).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        Some((std::mem::take(&mut asked.flushes), std::mem::take(&mut asked.starved)))
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        lock(&self.shared.asked).stop = true;
+        self.shared.wake.notify_one();
+        if let Some(handle) = self.handle.take() {
+            // Its only panics would be our own, and were reported when they happened.
+            let _ = handle.join();
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The engine with an io_uring: for everything, or for what would make it wait.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::{Desk, Job, Kind, Outcome, Served, run, transfer};
+use crate::medium::MediumFile;
+use crate::store::Step;
+use crate::sys::{Finished, Patience, Ring, is_aligned, read_at};
+use crate::volume::{Done, Engine, Failure, Io};
+
+/// Keeps operations in flight in an io_uring.
+pub(crate) struct RingEngine {
+    desk: Desk,
+    ring: Ring,
+    /// Everything goes through the ring. Else reads that are in the page cache and writes to it, which a
+    /// plain call does faster, are done at once.
+    all: bool,
+    /// Taken, not begun.
+    queue: VecDeque<Job>,
+    /// Readable when the ring or the committer has something.
+    event: OwnedFd,
+}
+
+impl fmt::Debug for RingEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RingEngine").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+/// What became of a job that was pushed on.
+enum Pushed {
+    /// The ring, the committer or `done` has it.
+    On,
+    /// The ring is full.
+    Back(Job),
+}
+
+impl RingEngine {
+    pub(crate) fn new(served: Arc<Served>, depth: u32, all: bool) -> io::Result<Self> {
+        let desk = Desk::new(served)?;
+        let ring = Ring::new(depth)?;
+        let event = ring.event_with(desk.mailbox.event())?;
+        Ok(Self { desk, ring, all, queue: VecDeque::new(), event })
+    }
+
+    /// Begins a job that was taken, or that waited for a slot.
+    fn begin(&mut self, mut job: Job) -> Pushed {
+        if job.kind == Kind::Flush {
+            self.desk.flush(job);
+            return Pushed::On;
+        }
+        if !self.ring.has_room() {
+            return Pushed::Back(job);
+        }
+        job.epoch = self.desk.pins.enter(&self.desk.served.store.slots);
+        self.advance(job, !self.all);
+        Pushed::On
+    }
+
+    /// Takes a begun job to its next wait, or its end. There is room in the ring.
+    fn advance(&mut self, mut job: Job, mut at_once: bool) {
+        loop {
+            let (at, bytes) = match self.desk.served.store.step(&mut job) {
+                Step::Finished => return self.end(job, Ok(())),
+                Step::Failed(failure) => return self.end(job, Err(failure)),
+                Step::Starved => {
+                    self.desk.pins.leave(job.epoch);
+                    match self.desk.starve(job) {
+                        Some(again) => {
+                            job = again;
+                            job.epoch = self.desk.pins.enter(&self.desk.served.store.slots);
+                            continue;
+                        }
+                        None => return,
+                    }
+                }
+                Step::Transfer { at, bytes } => (at, bytes),
+            };
+            if !at_once {
+                return self.launch(job, at, bytes);
+            }
+            match self.at_once(&job, at, bytes) {
+                Some(Ok(0)) => {
+                    let missing = job.left();
+                    return self.end(job, Err(Failure::Short { missing }));
+                }
+                Some(Ok(moved)) => job.done = job.done.saturating_add(moved),
+                Some(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+                Some(Err(e)) => return self.end(job, Err(Failure::Medium(e))),
+                None => at_once = false,
+            }
+        }
+    }
+
+    /// Moves up to `bytes` bytes without waiting for a disk; `None` when that can not be done.
+    fn at_once(&self, job: &Job, at: u64, bytes: u64) -> Option<io::Result<u64>> {
+        let store = &self.desk.served.store;
+        match (job.kind, &job.buffers) {
+            (Kind::Read, Some(buffers)) => {
+                let file = store.medium.file()?;
+                let range = job.done..job.done.saturating_add(bytes);
+                match read_at(file.buffered, at, buffers, range, Patience::NoWait) {
+                    // Not cached, or a file system that can not tell. (The end of the file is told as such by
+                    // the ring.)
+                    Ok(0) | Err(_) => None,
+                    Ok(moved) => Some(Ok(moved)),
+                }
+            }
+            (Kind::Write, _) => Some(transfer(store, job, at, bytes)),
+            _ => None,
+        }
+    }
+
+    /// Puts a piece of `job` into the ring.
+    fn launch(&mut self, job: Job, at: u64, bytes: u64) {
+        let served = Arc::clone(&self.desk.served);
+        let Some(file) = served.store.medium.file() else {
+            return self.end(job, Err(Failure::Unsupported));
+        };
+        let fd = choose(&file, &job, at, bytes);
+        if let Err(job) = self.ring.take(job, fd, at, bytes) {
+            self.end(job, Err(Failure::Medium(io::ErrorKind::ResourceBusy.into())));
+        }
+    }
+
+    /// Takes a job on that came back from the ring.
+    fn landed(&mut self, finished: Finished) {
+        let Finished { mut job, result } = finished;
+        let moved = match result {
+            Ok(0) => {
+                let missing = job.left();
+                return self.end(job, Err(Failure::Short { missing }));
+            }
+            Ok(moved) => moved,
+            Err(e) => match (e.kind(), job.kind) {
+                (io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock, _) => 0,
+                // Not on this file system: the medium knows other ways.
+                (io::ErrorKind::Unsupported, Kind::Zero { .. }) => {
+                    return match run(self.desk.store(), &mut job) {
+                        Outcome::Finished(result) => self.end(job, result),
+                        // Only writes ask for slots.
+                        Outcome::Starved => self.end(job, Err(Failure::Unsupported)),
+                    };
+                }
+                _ => return self.end(job, Err(Failure::Medium(e))),
+            },
+        };
+        job.done = job.done.saturating_add(moved);
+        self.advance(job, false);
+    }
+
+    fn end(&mut self, job: Job, result: Result<(), Failure>) {
+        self.desk.pins.leave(job.epoch);
+        self.desk.finish(job, result);
+    }
+
+    /// Begins what there is room for.
+    fn drive(&mut self) {
+        while let Some(job) = self.queue.pop_front() {
+            if let Pushed::Back(job) = self.begin(job) {
+                self.queue.push_front(job);
+                break;
+            }
+        }
+        if self.ring.submit() {
+            // The kernel is short of something: come again.
+            self.desk.mailbox.ring();
+        }
+    }
+}
+
+impl Engine for RingEngine {
+    fn submit(&mut self, io: Io) {
+        self.queue.push_back(Job::new(io));
+    }
+
+    fn start(&mut self) {
+        self.drive();
+    }
+
+    fn reap(&mut self, done: &mut Vec<Done>) {
+        let again = self.desk.collect();
+        self.queue.extend(again);
+        while let Some(finished) = self.ring.next_finished() {
+            self.landed(finished);
+        }
+        self.drive();
+        done.append(&mut self.desk.done);
+    }
+
+    fn in_flight(&self) -> usize {
+        let begun = self.desk.in_flight().saturating_add(self.ring.flying());
+        begun.saturating_add(self.queue.len())
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.event.as_fd())
+    }
+}
+
+/// The descriptor for a piece: past the page cache only where everything is aligned for that.
+fn choose<'a>(file: &MediumFile<'a>, job: &Job, at: u64, bytes: u64) -> BorrowedFd<'a> {
+    let (Some(direct), Some(buffers)) = (file.direct, &job.buffers) else { return file.buffered };
+    let range = job.done..job.done.saturating_add(bytes);
+    let fits = (at | bytes).is_multiple_of(u64::from(direct.align))
+        && is_aligned(buffers, range, direct.align);
+    if fits { direct.fd } else { file.buffered }
+}

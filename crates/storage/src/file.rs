@@ -1,0 +1,175 @@
+//! A file as a medium, and what can be said of files: kinds, locks, holders.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom, fallocate, flock, seek};
+use rustix::io::Errno;
+use zvb_ring::Buffers;
+
+use crate::medium::{Direct, Medium, MediumFile};
+use crate::sys::{Patience, Words, read_at, write_at, zero_flags};
+
+/// Bytes written at once where a file system can not make zeroes by itself.
+const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What direct I/O is aligned to where the file system does not say.
+const DIRECT_ALIGN: u32 = 4096;
+
+/// A regular file.
+#[derive(Debug)]
+pub(crate) struct FileMedium {
+    file: File,
+    direct: Option<File>,
+    words: Words,
+    writable: bool,
+}
+
+impl FileMedium {
+    /// `file`, which was opened at `path` (for writing if `writable`); also past the page cache if
+    /// `direct`.
+    pub(crate) fn new(file: File, path: &Path, writable: bool, direct: bool) -> io::Result<Self> {
+        let direct = match direct {
+            true => Some(reopen_direct(&file, path, writable)?),
+            false => None,
+        };
+        Ok(Self { file, direct, words: Words::NONE, writable })
+    }
+}
+
+fn reopen_direct(file: &File, path: &Path, writable: bool) -> io::Result<File> {
+    let flags = OFlags::DIRECT.bits().cast_signed();
+    let direct = OpenOptions::new().read(true).write(writable).custom_flags(flags).open(path)?;
+    let (a, b) = (file.metadata()?, direct.metadata()?);
+    // Another file was put in its place in between.
+    if (a.dev(), a.ino()) != (b.dev(), b.ino()) {
+        return Err(io::ErrorKind::StaleNetworkFileHandle.into());
+    }
+    Ok(direct)
+}
+
+impl Medium for FileMedium {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn map(&mut self, at: u64, count: usize) -> io::Result<()> {
+        if self.writable && count > 0 {
+            // A store into a hole of a full file system would kill us: have the blocks there first.
+            let bytes = (count as u64).saturating_mul(8);
+            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, at, bytes) {
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.words = Words::of_file(self.file.as_fd(), at, count, self.writable)?;
+        Ok(())
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        self.words.get()
+    }
+
+    fn read(&self, at: u64, into: &Buffers, range: Range<u64>) -> io::Result<u64> {
+        read_at(self.file.as_fd(), at, into, range, Patience::Wait)
+    }
+
+    fn write(&self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
+        write_at(self.file.as_fd(), at, from, range)
+    }
+
+    fn zero(&self, range: Range<u64>, unmap: bool) -> io::Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        if len == 0 {
+            return Ok(());
+        }
+        for unmap in [unmap, !unmap] {
+            match fallocate(&self.file, zero_flags(unmap), range.start, len) {
+                Ok(()) => return Ok(()),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let mut at = range.start;
+        while at < range.end {
+            let run = (range.end - at).min(ZEROES.len() as u64);
+            self.file.write_all_at(ZEROES.get(..run as usize).unwrap_or(&ZEROES), at)?;
+            at = at.saturating_add(run);
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        match seek(&self.file, SeekFrom::Data(at)) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn file(&self) -> Option<MediumFile<'_>> {
+        let direct = self.direct.as_ref().map(|f| Direct { fd: f.as_fd(), align: DIRECT_ALIGN });
+        Some(MediumFile { buffered: self.file.as_fd(), direct })
+    }
+}
+
+/// What is at the end of a path, when it is not a regular file.
+pub(crate) fn kind_of_file(metadata: &std::fs::Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    Some(match () {
+        () if kind.is_file() => return None,
+        () if kind.is_dir() => "a directory",
+        () if kind.is_block_device() => "a block device",
+        () if kind.is_char_device() => "a character device",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "not a regular file",
+    })
+}
+
+/// How an image is locked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lock {
+    /// Others may read it.
+    Shared,
+    /// Nobody else.
+    Exclusive,
+}
+
+/// Locks `file` until it is closed. False when another has a lock that forbids it.
+pub(crate) fn lock_file(file: &File, lock: Lock) -> io::Result<bool> {
+    let operation = match lock {
+        Lock::Shared => FlockOperation::NonBlockingLockShared,
+        Lock::Exclusive => FlockOperation::NonBlockingLockExclusive,
+    };
+    match flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A process that has a lock on `file`, if the system tells.
+pub(crate) fn lock_holder(file: &File) -> Option<u32> {
+    let metadata = file.metadata().ok()?;
+    let (major, minor) = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"; lines of waiters have an arrow after the number.
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        match fields.as_slice() {
+            [_, "FLOCK", _, _, pid, at, ..] if *at == place => pid.parse().ok(),
+            _ => None,
+        }
+    })
+}

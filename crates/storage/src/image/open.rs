@@ -1,0 +1,225 @@
+//! Opening an image, and finding out what its zones are in.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use zvb_zones::{Geometry, ZoneId};
+
+use super::Image;
+use super::format::{Header, State};
+use super::refusal::{OpenError, Refusal};
+use crate::committer::Committer;
+use crate::engine::{EngineKind, Served};
+use crate::file::{FileMedium, Lock, kind_of_file, lock_file, lock_holder};
+use crate::medium::Medium;
+use crate::store::Store;
+use crate::table::{Entry, Record, RecordError};
+
+/// How an image is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// It is not changed at all; others may read it meanwhile.
+    pub read_only: bool,
+    /// What moves its bytes.
+    pub engine: EngineKind,
+    /// Data goes past the host's page cache.
+    pub direct: bool,
+    /// Who makes things durable.
+    pub commit: CommitBy,
+    /// The identity of this boot of the host; `None` asks the kernel.
+    pub boot: Option<[u8; 16]>,
+}
+
+/// Who makes things durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CommitBy {
+    /// A thread of the image's own, so that queues go on meanwhile.
+    #[default]
+    Thread,
+    /// The flush itself, inside [`Engine::start`](crate::Engine::start): for a simulation in one thread.
+    Caller,
+}
+
+/// How an image had been left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Recovery {
+    /// In order.
+    Clean,
+    /// The process that had it open died; the host did not. Every state recorded is there.
+    ProcessDied,
+    /// The host died, or the image came from another. What was flushed is there.
+    HostDied,
+    /// The medium could not keep what was written. What was flushed before is there.
+    SyncFailed,
+}
+
+impl Recovery {
+    /// Of an image with `header`, opened in `boot`.
+    pub(super) fn of(header: &Header, boot: [u8; 16]) -> Self {
+        match header.state {
+            State::Clean => Self::Clean,
+            State::SyncFailed => Self::SyncFailed,
+            State::Dirty if header.boot == boot && boot != [0; 16] => Self::ProcessDied,
+            State::Dirty => Self::HostDied,
+        }
+    }
+}
+
+impl Image {
+    /// Opens the image at `path`.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
+        open_file(path, options).map_err(|reason| OpenError { path: path.to_owned(), reason })
+    }
+
+    /// Opens the image on `medium`, which nobody else has.
+    pub fn open_on(mut medium: Box<dyn Medium>, options: &OpenOptions) -> Result<Self, Refusal> {
+        let mut header = Header::read(medium.as_ref())?;
+        let read_only = options.read_only;
+        if header.unknown_ro_compat() != 0 && !read_only {
+            return Err(Refusal::ReadOnlyFeatures(header.unknown_ro_compat()));
+        }
+        medium.map(header.table_at, header.table_words()).map_err(Refusal::io("map"))?;
+        let boot = options.boot.unwrap_or_else(this_boot);
+        let recovery = Recovery::of(&header, boot);
+        let entries = entries(medium.as_ref(), &header, recovery)?;
+        let recovered = entries.iter().map(|e| e.state).collect();
+
+        let store = Store::new(header.shape(read_only), header.layout, medium, &entries);
+        if !read_only {
+            claim(&store, &mut header, &entries, recovery, boot)?;
+        }
+        let store = Arc::new(store);
+        let committer = match options.commit {
+            CommitBy::Caller => Committer::Caller,
+            CommitBy::Thread => {
+                Committer::thread(Arc::clone(&store)).map_err(Refusal::io("start a thread for"))?
+            }
+        };
+        Ok(Self {
+            served: Arc::new(Served { store, committer }),
+            engine: options.engine,
+            recovery,
+            recovered,
+            header: Mutex::new((!read_only).then_some(header)),
+        })
+    }
+}
+
+fn open_file(path: &Path, options: &OpenOptions) -> Result<Image, Refusal> {
+    let file = regular_file(path, !options.read_only)?;
+    let lock = if options.read_only { Lock::Shared } else { Lock::Exclusive };
+    if !lock_file(&file, lock).map_err(Refusal::io("lock"))? {
+        return Err(Refusal::InUse { pid: lock_holder(&file) });
+    }
+    let medium = FileMedium::new(file, path, !options.read_only, options.direct)
+        .map_err(Refusal::io("open"))?;
+    Image::open_on(Box::new(medium), options)
+}
+
+/// The file at `path`, if it is one. Anything else is not opened: that alone may do things.
+pub(super) fn regular_file(path: &Path, write: bool) -> Result<File, Refusal> {
+    let metadata = path.metadata().map_err(Refusal::io("look at"))?;
+    if let Some(kind) = kind_of_file(&metadata) {
+        return Err(Refusal::NotAFile(kind));
+    }
+    let mut how = File::options();
+    how.read(true).write(write).open(path).map_err(Refusal::io("open"))
+}
+
+/// The identity of this boot of the host; all zero when it is not told.
+pub(super) fn this_boot() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(33).collect();
+    match u128::from_str_radix(&digits, 16) {
+        Ok(id) if digits.len() == 32 => {
+            let mut bytes = id.to_le_bytes();
+            bytes.reverse();
+            bytes
+        }
+        _ => [0; 16],
+    }
+}
+
+/// What every zone is in, in order.
+pub(super) fn entries(
+    medium: &dyn Medium,
+    header: &Header,
+    recovery: Recovery,
+) -> Result<Vec<Entry>, Refusal> {
+    let Some(geometry) = &header.geometry else { return Ok(Vec::new()) };
+    let mut owned = vec![false; header.layout.slots as usize];
+    let mut entries = Vec::with_capacity(geometry.zone_count() as usize);
+    for zone in geometry.zones() {
+        let entry = entry(medium, geometry, header.layout.slots, zone, recovery)
+            .and_then(|entry| own(&mut owned, entry))
+            .map_err(|source| Refusal::BadRecord { zone: zone.0, source })?;
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+fn entry(
+    medium: &dyn Medium,
+    geometry: &Geometry,
+    slots: u32,
+    zone: ZoneId,
+    recovery: Recovery,
+) -> Result<Entry, RecordError> {
+    let Some(record) = Record::of(medium.words(), zone) else {
+        return Err(RecordError::Torn);
+    };
+    let unpack = |word| Entry::unpack(word, zone, geometry, slots);
+    match recovery {
+        Recovery::ProcessDied => unpack(record.latest()),
+        Recovery::HostDied | Recovery::SyncFailed => unpack(record.durable()?),
+        Recovery::Clean => {
+            let (latest, durable) = (unpack(record.latest())?, unpack(record.durable()?)?);
+            if latest == durable { Ok(durable) } else { Err(RecordError::Differs) }
+        }
+    }
+}
+
+/// Notes that the slot of `entry` is taken.
+fn own(owned: &mut [bool], entry: Entry) -> Result<Entry, RecordError> {
+    if let Some(slot) = entry.slot {
+        match owned.get_mut(slot as usize) {
+            Some(taken) if !*taken => *taken = true,
+            _ => return Err(RecordError::Shared { slot }),
+        }
+    }
+    Ok(entry)
+}
+
+/// Makes the image ours: what was found becomes the latest and the durable state, the superblocks say
+/// that it is open in this boot, and what belongs to no zone is cleared. In this order: a death in
+/// between finds the image as it was, or as it is now.
+fn claim(
+    store: &Store,
+    header: &mut Header,
+    entries: &[Entry],
+    recovery: Recovery,
+    boot: [u8; 16],
+) -> Result<(), Refusal> {
+    for (zone, entry) in (0u32..).map(ZoneId).zip(entries) {
+        let Some(record) = Record::of(store.medium.words(), zone) else { continue };
+        let packed = entry.pack();
+        let at_birth = record.latest() == 0 && entry.slot.is_none() && entry.state.to_bits() <= 1;
+        if record.latest() != packed && !at_birth {
+            record.set_latest(packed);
+        }
+        if record.durable() != Ok(record.latest()) {
+            store.mark_changed(zone);
+        }
+    }
+    header.state = State::Dirty;
+    header.boot = boot;
+    header.write_both(store.medium.as_ref(), true).map_err(Refusal::io("write to"))?;
+    let committed = store.commit().map_err(|_| std::io::ErrorKind::Other.into());
+    committed.map_err(Refusal::io("sync"))?;
+    if recovery != Recovery::Clean {
+        store.clear_tails(entries).map_err(Refusal::io("clear"))?;
+    }
+    store.clear_remains().map_err(Refusal::io("clear"))
+}

@@ -1,0 +1,121 @@
+//! Why an image is not opened.
+
+use std::io;
+use std::path::PathBuf;
+
+use zvb_zones::GeometryError;
+
+use crate::table::RecordError;
+
+/// An image that is not opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", .path.display())]
+pub struct OpenError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub reason: Refusal,
+}
+
+/// Why an image is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// There is no such file.
+    #[error("there is no such file; `zvb create` makes one")]
+    NotFound,
+    /// The system does not let us.
+    #[error("permission denied")]
+    Permission,
+    /// Not a regular file.
+    #[error("{0}, not an image file")]
+    NotAFile(&'static str),
+    /// Nothing in it.
+    #[error("the file is empty")]
+    Empty,
+    /// Not even a superblock.
+    #[error("the file is too short for an image: {0} bytes")]
+    TooShort(u64),
+    /// Something else.
+    #[error("not a zvb image (its first bytes are others)")]
+    Foreign,
+    /// Made by a later version of this.
+    #[error("the image has format version {found}; this zvb knows {known}")]
+    NewerVersion {
+        /// The version of the image.
+        found: u32,
+        /// The newest that is known.
+        known: u32,
+    },
+    /// Features that must be known to understand the image.
+    #[error("the image has features that this zvb does not know (incompatible, bits {0:#x})")]
+    UnknownFeatures(u32),
+    /// Features that must be known to change the image.
+    #[error(
+        "the image has features that this zvb does not know (bits {0:#x}); it can be opened read-only"
+    )]
+    ReadOnlyFeatures(u32),
+    /// Both superblocks have wrong checksums.
+    #[error("both superblocks are torn")]
+    Torn,
+    /// The superblock has the right checksum, and makes no sense.
+    #[error("the superblock makes no sense: {0}")]
+    Superblock(#[source] BadSuperblock),
+    /// The record of a zone makes no sense.
+    #[error("the record of zone {zone}: {source}")]
+    BadRecord {
+        /// The zone, from 0.
+        zone: u32,
+        /// What is wrong.
+        source: RecordError,
+    },
+    /// The file ends early.
+    #[error("the image is cut off: {len} bytes of {expected}")]
+    Truncated {
+        /// Bytes that are there.
+        len: u64,
+        /// Bytes that should be.
+        expected: u64,
+    },
+    /// Another process has it open.
+    #[error("another process has the image open{}", pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
+    InUse {
+        /// Its number, where the system tells.
+        pid: Option<u32>,
+    },
+    /// The host's file system failed.
+    #[error("cannot {doing} the image")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What is wrong with a superblock whose checksum is right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadSuperblock {
+    /// Zones that make no disk.
+    #[error(transparent)]
+    Geometry(GeometryError),
+    /// A number that means nothing.
+    #[error("the {0} is none that can be")]
+    Field(&'static str),
+    /// Regions that overlap, or lie outside of the file.
+    #[error("its regions do not fit")]
+    Regions,
+}
+
+impl Refusal {
+    /// What the system said when `doing` was tried.
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Permission,
+            _ => Self::Io { doing, source },
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Where the sectors of a disk are on its medium.
+//!
+//! Plain disks and conventional zones lie one after the other in the *linear* region. A sequential zone
+//! has no place of its own: from its first write to its next reset it has a *slot*, so that a new life
+//! of the zone never overwrites the one before.
+
+use zvb_wire::{SECTOR_BYTES, Sector};
+use zvb_zones::{Geometry, ZoneId};
+
+use crate::volume::Shape;
+
+/// The most slots there can be: their number, plus one, has 24 bits in a zone record.
+pub(crate) const SLOTS_MAX: u32 = (1 << 24) - 2;
+
+/// What the places of slots are multiples of, in bytes.
+pub(crate) const SLOT_ALIGN: u64 = 4096;
+
+/// Places on the medium. Everything in bytes; checked: no sum of what is inside overflows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Layout {
+    /// Where the linear region is, and how long.
+    pub(crate) linear_at: u64,
+    pub(crate) linear_bytes: u64,
+    /// Where slot 0 is, the size of each, and how many.
+    pub(crate) slots_at: u64,
+    pub(crate) slot_bytes: u64,
+    pub(crate) slots: u32,
+    /// Of the disk.
+    disk_bytes: u64,
+    zone_bytes: u64,
+    zone_capacity: u64,
+}
+
+/// A run of the disk that lies in one place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub(crate) place: Place,
+    pub(crate) bytes: u64,
+}
+
+/// Where a [`Piece`] is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// On the medium, at this byte.
+    Medium(u64),
+    /// In the slot of this zone, if it has one, this many bytes from its start.
+    Zone(ZoneId, u64),
+    /// Above the capacity of a zone: nowhere.
+    Void,
+}
+
+impl Layout {
+    /// The places of a disk of `shape`, its linear region at `linear_at` and its slots at `slots_at` (or,
+    /// if that is `None`, right after, at the next multiple of `align`). `None` when it would be longer
+    /// than 2^63 bytes.
+    pub(crate) fn new(
+        shape: &Shape,
+        linear_at: u64,
+        slots_at: Option<u64>,
+        align: u64,
+    ) -> Option<Self> {
+        let disk_bytes = shape.capacity.to_bytes()?;
+        let linear_bytes = linear_sectors(shape).to_bytes()?;
+        let slots = shape.geometry.as_ref().map_or(0, slots_wanted);
+        let (zone_bytes, zone_capacity) = match &shape.geometry {
+            Some(g) => (g.spec().zone_size.to_bytes()?, g.spec().zone_capacity.to_bytes()?),
+            None => (disk_bytes, disk_bytes),
+        };
+        let slot_bytes = match &shape.geometry {
+            Some(_) => zone_capacity.checked_next_multiple_of(SLOT_ALIGN)?,
+            None => 0,
+        };
+        let after = linear_at.checked_add(linear_bytes)?.checked_next_multiple_of(align)?;
+        let slots_at = slots_at.unwrap_or(after);
+        let layout = Self {
+            linear_at,
+            linear_bytes,
+            slots_at,
+            slot_bytes,
+            slots,
+            disk_bytes,
+            zone_bytes,
+            zone_capacity,
+        };
+        layout.with_slots(slots)
+    }
+
+    /// The same with another number of slots.
+    pub(crate) fn with_slots(self, slots: u32) -> Option<Self> {
+        let layout = Self { slots, ..self };
+        let end = layout.slots_at.checked_add(layout.slot_bytes.checked_mul(u64::from(slots))?)?;
+        let linear_end = layout.linear_at.checked_add(layout.linear_bytes)?;
+        (end.max(linear_end) <= i64::MAX as u64).then_some(layout)
+    }
+
+    /// Bytes of the medium up to the end of the slots and of the linear region.
+    pub(crate) fn end(&self) -> u64 {
+        let slots = self.slots_at.saturating_add(self.slots_len());
+        slots.max(self.linear_at.saturating_add(self.linear_bytes))
+    }
+
+    /// Bytes of all slots.
+    pub(crate) fn slots_len(&self) -> u64 {
+        self.slot_bytes.saturating_mul(u64::from(self.slots))
+    }
+
+    /// Where `slot` begins.
+    pub(crate) fn slot_at(&self, slot: u32) -> u64 {
+        self.slots_at.saturating_add(self.slot_bytes.saturating_mul(u64::from(slot)))
+    }
+
+    /// Where the bytes of the disk from `position` on are: at most `left` of them, at least one while
+    /// `left` is not 0. `None` at the end of the disk.
+    pub(crate) fn piece(&self, position: u64, left: u64) -> Option<Piece> {
+        let left = left.min(self.disk_bytes.checked_sub(position)?);
+        if position < self.linear_bytes {
+            let bytes = left.min(self.linear_bytes - position);
+            return Some(Piece { place: Place::Medium(self.linear_at + position), bytes });
+        }
+        if left == 0 {
+            return None;
+        }
+        let zone = u32::try_from(position.checked_div(self.zone_bytes)?).ok()?;
+        let inside = position % self.zone_bytes;
+        let place = |place, end: u64| Piece { place, bytes: left.min(end.saturating_sub(inside)) };
+        Some(if inside < self.zone_capacity {
+            place(Place::Zone(ZoneId(zone), inside), self.zone_capacity)
+        } else {
+            place(Place::Void, self.zone_bytes)
+        })
+    }
+}
+
+/// The sectors of a disk that have a fixed place.
+fn linear_sectors(shape: &Shape) -> Sector {
+    match &shape.geometry {
+        Some(g) => {
+            let end = u64::from(g.spec().conventional).saturating_mul(g.spec().zone_size.0);
+            Sector(end.min(shape.capacity.0))
+        }
+        None => shape.capacity,
+    }
+}
+
+/// How many slots a new disk gets: one for every sequential zone, and some to spare for zones that were
+/// reset and not yet flushed.
+fn slots_wanted(geometry: &Geometry) -> u32 {
+    let zones = geometry.zone_count().saturating_sub(geometry.spec().conventional);
+    zones.saturating_add((zones / 64).max(8).min(zones)).min(SLOTS_MAX)
+}
+
+const _: () = assert!(Geometry::MAX_ZONES as u64 * 2 <= SLOTS_MAX as u64);
+const _: () = assert!(SLOT_ALIGN.is_multiple_of(SECTOR_BYTES));

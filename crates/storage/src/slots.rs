@@ -1,0 +1,213 @@
+//! Which slot a zone has, and when one may be used again.
+//!
+//! A slot that its zone let go of (a reset) passes two gates before the next zone gets it. First the
+//! reset must be durable, or a host that dies would come back with the zone as it was before, over the
+//! data of another. Then no operation may be under way that began before the reset: a read that found
+//! the zone there is still reading. Engines say so by [`Pins`]; nothing is counted per operation in
+//! memory that queues share.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use zvb_zones::ZoneId;
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+/// No operation under way.
+const IDLE: u64 = u64::MAX;
+
+/// The slots of all zones.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    /// By zone; `NONE` without.
+    of: Box<[AtomicU32]>,
+    /// Goes up with every slot let go.
+    epoch: AtomicU64,
+    shared: Mutex<Shared>,
+    /// For each engine the epoch in which its oldest operation began, or `IDLE`.
+    engines: Mutex<Vec<Arc<AtomicU64>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Clean, and nobody's. The next to be taken is the last.
+    free: Vec<u32>,
+    /// Let go, but not durably.
+    detached: Vec<Detached>,
+    /// Durably let go.
+    released: Vec<Detached>,
+}
+
+/// A slot let go, and when: operations that began in a later epoch can not have found it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Detached {
+    pub(crate) slot: u32,
+    epoch: u64,
+}
+
+/// A mutex here protects lists that are whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slots {
+    /// `slots` slots, those of `owned` (by zone, for `zones` zones) taken.
+    pub(crate) fn new(zones: u32, slots: u32, owned: impl Iterator<Item = (ZoneId, u32)>) -> Self {
+        let of: Box<[AtomicU32]> = (0..zones).map(|_| AtomicU32::new(NONE)).collect();
+        let mut taken = vec![false; slots as usize];
+        for (zone, slot) in owned {
+            if let (Some(of), Some(taken)) = (of.get(zone.0 as usize), taken.get_mut(slot as usize))
+            {
+                of.store(slot, Ordering::Relaxed);
+                *taken = true;
+            }
+        }
+        let free = (0..slots).rev().filter(|s| taken.get(*s as usize) == Some(&false)).collect();
+        Self {
+            of,
+            epoch: AtomicU64::new(0),
+            shared: Mutex::new(Shared { free, ..Shared::default() }),
+            engines: Mutex::default(),
+        }
+    }
+
+    /// The slot of `zone`.
+    pub(crate) fn of(&self, zone: ZoneId) -> Option<u32> {
+        let slot = self.of.get(zone.0 as usize)?.load(Ordering::Acquire);
+        (slot != NONE).then_some(slot)
+    }
+
+    /// The slot of `zone`, a free one if it had none; `None` when none is free.
+    pub(crate) fn take(&self, zone: ZoneId) -> Option<u32> {
+        let mut shared = lock(&self.shared);
+        if let Some(slot) = self.of(zone) {
+            return Some(slot);
+        }
+        let slot = shared.free.pop()?;
+        self.of.get(zone.0 as usize)?.store(slot, Ordering::Release);
+        Some(slot)
+    }
+
+    /// Takes its slot from `zone`, which no write is under way to.
+    pub(crate) fn detach(&self, zone: ZoneId) {
+        let Some(of) = self.of.get(zone.0 as usize) else { return };
+        let slot = of.swap(NONE, Ordering::SeqCst);
+        if slot == NONE {
+            return;
+        }
+        // Whoever reads the epoch that this leaves behind finds the zone without the slot.
+        let epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
+        lock(&self.shared).detached.push(Detached { slot, epoch });
+    }
+
+    /// The slots let go so far, for a commit. Taken before the commit looks at the zones: what is in here
+    /// was recorded before.
+    pub(crate) fn take_detached(&self) -> Vec<Detached> {
+        std::mem::take(&mut lock(&self.shared).detached)
+    }
+
+    /// These were let go, and durably.
+    pub(crate) fn release(&self, slots: Vec<Detached>) {
+        lock(&self.shared).released.extend(slots);
+    }
+
+    /// Durably let go, and no longer seen by any operation: to be cleaned and given to
+    /// [`add_free`](Self::add_free).
+    pub(crate) fn take_released(&self) -> Vec<Detached> {
+        let mut shared = lock(&self.shared);
+        if shared.released.is_empty() {
+            return Vec::new();
+        }
+        // With the fence in `Pins::enter`: either we see the pin, or its holder sees the slot gone.
+        fence(Ordering::SeqCst);
+        let oldest = lock(&self.engines)
+            .iter()
+            .map(|engine| engine.load(Ordering::SeqCst))
+            .min()
+            .unwrap_or(IDLE);
+        let (ready, waiting) = shared.released.drain(..).partition(|d| d.epoch < oldest);
+        shared.released = waiting;
+        ready
+    }
+
+    /// This one could not be cleaned: it waits for the next commit.
+    pub(crate) fn put_back(&self, detached: Detached) {
+        lock(&self.shared).detached.push(detached);
+    }
+
+    /// `slot` is clean again.
+    pub(crate) fn add_free(&self, slot: u32) {
+        lock(&self.shared).free.push(slot);
+    }
+
+    /// True when a zone can have a slot.
+    pub(crate) fn any_free(&self) -> bool {
+        !lock(&self.shared).free.is_empty()
+    }
+
+    /// True when slots wait for operations to end.
+    pub(crate) fn any_released(&self) -> bool {
+        !lock(&self.shared).released.is_empty()
+    }
+
+    /// The free slots, in order.
+    pub(crate) fn free(&self) -> Vec<u32> {
+        let mut free = lock(&self.shared).free.clone();
+        free.sort_unstable();
+        free
+    }
+}
+
+/// What one engine has under way, by the epochs in which it began.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    oldest: Arc<AtomicU64>,
+    /// Epochs, rising, and how many operations of each are under way.
+    begun: VecDeque<(u64, u32)>,
+}
+
+impl Pins {
+    /// Those of a new engine.
+    pub(crate) fn new(slots: &Slots) -> Self {
+        let oldest = Arc::new(AtomicU64::new(IDLE));
+        lock(&slots.engines).push(Arc::clone(&oldest));
+        Self { oldest, begun: VecDeque::new() }
+    }
+
+    /// An operation begins: from here on it may ask for the slots of zones. Returns what
+    /// [`leave`](Self::leave) wants to know.
+    pub(crate) fn enter(&mut self, slots: &Slots) -> u64 {
+        let epoch = slots.epoch.load(Ordering::SeqCst);
+        match self.begun.back_mut() {
+            Some((last, count)) if *last == epoch => *count = count.saturating_add(1),
+            Some(_) => self.begun.push_back((epoch, 1)),
+            None => {
+                self.begun.push_back((epoch, 1));
+                self.oldest.store(epoch, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+            }
+        }
+        epoch
+    }
+
+    /// An operation that began in `epoch` is over.
+    pub(crate) fn leave(&mut self, epoch: u64) {
+        if let Some((_, count)) = self.begun.iter_mut().find(|(begun, _)| *begun == epoch) {
+            *count = count.saturating_sub(1);
+        }
+        let oldest = self.begun.front().map(|(epoch, _)| *epoch);
+        while self.begun.front().is_some_and(|(_, count)| *count == 0) {
+            self.begun.pop_front();
+        }
+        let now = self.begun.front().map(|(epoch, _)| *epoch);
+        if now != oldest {
+            self.oldest.store(now.unwrap_or(IDLE), Ordering::Release);
+        }
+    }
+
+    /// The engine is gone, and nothing of it is under way.
+    pub(crate) fn retire(&self, slots: &Slots) {
+        lock(&slots.engines).retain(|engine| !Arc::ptr_eq(engine, &self.oldest));
+    }
+}

@@ -1,0 +1,307 @@
+//! What an image and memory have in common: places for zones, their states, and the commit.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use zvb_wire::{Condition, Sector, ZoneType};
+use zvb_zones::{Snapshot, ZoneId};
+
+use crate::engine::{Job, Kind};
+use crate::layout::{Layout, Piece, Place};
+use crate::medium::Medium;
+use crate::slots::Slots;
+use crate::table::{Entry, Record};
+use crate::volume::{Failure, Shape};
+
+/// Zones, slots and bytes on a medium.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) shape: Shape,
+    pub(crate) layout: Layout,
+    pub(crate) medium: Box<dyn Medium>,
+    pub(crate) slots: Slots,
+    /// One bit for each zone recorded since the last commit looked.
+    changed: Box<[AtomicU64]>,
+    /// Where the data of zones ends in a volume that can not change; empty in others. What a crash left
+    /// above is not to be seen, and can not be cleared.
+    ends: Box<[Sector]>,
+    /// Held through a commit.
+    commit: Mutex<()>,
+    poisoned: AtomicBool,
+}
+
+/// What a commit failed with; a failed sync fails many flushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum CommitError {
+    /// The medium said so, with this error of the system.
+    Medium(i32),
+    /// An earlier one failed.
+    Poisoned,
+}
+
+impl From<CommitError> for Failure {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Medium(code) => Self::Medium(io::Error::from_raw_os_error(code)),
+            CommitError::Poisoned => Self::Poisoned,
+        }
+    }
+}
+
+impl From<io::Error> for CommitError {
+    fn from(error: io::Error) -> Self {
+        Self::Medium(error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
+    }
+}
+
+/// What a job needs next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Nothing: it is done.
+    Finished,
+    /// This many bytes at this byte of the medium.
+    Transfer { at: u64, bytes: u64 },
+    /// A slot for a zone, and none is free.
+    Starved,
+    /// It can not go on.
+    Failed(Failure),
+}
+
+impl Store {
+    /// A store whose zones are in `entries`, in order.
+    pub(crate) fn new(
+        shape: Shape,
+        layout: Layout,
+        medium: Box<dyn Medium>,
+        entries: &[Entry],
+    ) -> Self {
+        let zones = shape.geometry.as_ref().map_or(0, |g| g.zone_count());
+        let owned = entries.iter().zip(0..).filter_map(|(e, z)| Some((ZoneId(z), e.slot?)));
+        let slots = Slots::new(zones, layout.slots, owned);
+        let ends = match shape.read_only {
+            true => entries.iter().map(|e| e.state.written()).collect(),
+            false => Box::default(),
+        };
+        let changed = (0..zones.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let commit = Mutex::new(());
+        let poisoned = AtomicBool::new(false);
+        Self { shape, layout, medium, slots, changed, ends, commit, poisoned }
+    }
+
+    fn zone_record(&self, zone: ZoneId) -> Option<Record<'_>> {
+        Record::of(self.medium.words(), zone)
+    }
+
+    /// See [`Volume::record`](crate::Volume::record).
+    pub(crate) fn record(&self, zone: ZoneId, state: Snapshot) {
+        debug_assert!(!self.shape.read_only, "recorded in a volume that can not change");
+        let Some(record) = self.zone_record(zone).filter(|_| !self.shape.read_only) else { return };
+        let written = state.written() != Sector::ZERO;
+        let slot = if written { self.slots.of(zone) } else { None };
+        record.set_latest(Entry { state, slot }.pack());
+        self.mark_changed(zone);
+        // After the record: a commit that finds the slot let go commits that too.
+        if state.condition() == Condition::Empty {
+            self.slots.detach(zone);
+        }
+    }
+
+    /// Has the next commit look at `zone`.
+    pub(crate) fn mark_changed(&self, zone: ZoneId) {
+        if let Some(word) = self.changed.get(zone.0 as usize / 64) {
+            // Always a read-modify-write, so that it comes either before the commit's, which then sees
+            // the state recorded, or after, and is there for the next commit.
+            word.fetch_or(1 << (zone.0 % 64), Ordering::AcqRel);
+        }
+    }
+
+    /// True when nothing may be promised any more.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed)
+    }
+
+    /// Makes durable what was done and recorded before.
+    ///
+    /// Data first, then the records that speak of it, then the slots that those records let go of.
+    pub(crate) fn commit(&self) -> Result<(), CommitError> {
+        if self.shape.read_only {
+            return Ok(());
+        }
+        let _one_at_a_time = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_poisoned() {
+            return Err(CommitError::Poisoned);
+        }
+        let detached = self.slots.take_detached();
+        let changed = self.take_changed();
+        self.sync()?;
+        let mut any = false;
+        for (zone, latest) in changed {
+            any |= self.make_durable(zone, latest);
+        }
+        if any {
+            self.sync()?;
+        }
+        self.slots.release(detached);
+        Ok(())
+    }
+
+    /// Syncs; the first failure is the last thing that this store does to its medium. (The kernel may
+    /// have dropped what it could not write: a second sync that succeeds would say nothing.)
+    fn sync(&self) -> Result<(), CommitError> {
+        self.medium.sync().map_err(|error| {
+            self.poisoned.store(true, Ordering::Relaxed);
+            error.into()
+        })
+    }
+
+    /// The zones recorded since the last commit, with their latest states.
+    fn take_changed(&self) -> Vec<(ZoneId, u64)> {
+        let mut zones = Vec::new();
+        for (word, first) in self.changed.iter().zip((0u32..).step_by(64)) {
+            if word.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let mut bits = word.swap(0, Ordering::AcqRel);
+            while bits != 0 {
+                let zone = ZoneId(first | bits.trailing_zeros());
+                bits &= bits - 1;
+                if let Some(record) = self.zone_record(zone) {
+                    zones.push((zone, record.latest()));
+                }
+            }
+        }
+        zones
+    }
+
+    /// Writes the durable copy of `zone`; false when it says so already.
+    fn make_durable(&self, zone: ZoneId, state: u64) -> bool {
+        let Some(record) = self.zone_record(zone) else { return false };
+        let stale = record.durable() != Ok(state);
+        if stale {
+            record.set_durable(state);
+        }
+        stale
+    }
+
+    /// Clears the slots that were durably let go and that nothing under way can see, and makes them free.
+    pub(crate) fn reclaim(&self) {
+        if self.is_poisoned() {
+            return;
+        }
+        for detached in self.slots.take_released() {
+            let at = self.layout.slot_at(detached.slot);
+            let range = at..at.saturating_add(self.layout.slot_bytes);
+            match self.medium.zero(range, true) {
+                Ok(()) => self.slots.add_free(detached.slot),
+                // Tried again after the next commit.
+                Err(_) => self.slots.put_back(detached),
+            }
+        }
+    }
+
+    /// Says what `job` needs next; what it needs of places that do not exist is done here.
+    pub(crate) fn step(&self, job: &mut Job) -> Step {
+        if job.changes() {
+            if self.is_poisoned() {
+                return Step::Failed(Failure::Poisoned);
+            }
+            if self.shape.read_only {
+                return Step::Failed(Failure::Unsupported);
+            }
+        }
+        while job.left() > 0 {
+            let Some(piece) = self.layout.piece(job.position(), job.left()) else {
+                return Step::Failed(Failure::Short { missing: job.left() });
+            };
+            match self.place(job, piece) {
+                Ok(Some(piece)) => {
+                    let Place::Medium(at) = piece.place else { return Step::Starved };
+                    return Step::Transfer { at, bytes: piece.bytes };
+                }
+                Ok(None) => {}
+                Err(failure) => return Step::Failed(failure),
+            }
+        }
+        Step::Finished
+    }
+
+    /// Where on the medium `piece` is, or in a zone that can not have a slot now. `None` when it is
+    /// nowhere, and done.
+    fn place(&self, job: &mut Job, piece: Piece) -> Result<Option<Piece>, Failure> {
+        let (zone, inside) = match piece.place {
+            Place::Medium(_) => return Ok(Some(piece)),
+            Place::Void if job.kind == Kind::Write => {
+                return Err(Failure::Short { missing: job.left() });
+            }
+            Place::Void => return self.skip(job, piece.bytes),
+            Place::Zone(zone, inside) => (zone, inside),
+        };
+        let slot = match self.slots.of(zone) {
+            None if job.kind == Kind::Write => match self.slots.take(zone) {
+                Some(slot) => slot,
+                None => return Ok(Some(piece)),
+            },
+            None => return self.skip(job, piece.bytes),
+            Some(slot) => slot,
+        };
+        let mut bytes = piece.bytes;
+        if let Some(end) = self.ends.get(zone.0 as usize).and_then(|end| end.to_bytes()) {
+            if inside >= end {
+                return self.skip(job, bytes);
+            }
+            bytes = bytes.min(end - inside);
+        }
+        let at = self.layout.slot_at(slot).saturating_add(inside);
+        Ok(Some(Piece { place: Place::Medium(at), bytes }))
+    }
+
+    /// Does `bytes` bytes that are nowhere: they read as zeroes, and need not be made so.
+    fn skip(&self, job: &mut Job, bytes: u64) -> Result<Option<Piece>, Failure> {
+        if let (Kind::Read, Some(buffers)) = (job.kind, &job.buffers) {
+            buffers.zero(job.done, bytes).map_err(|_| Failure::Short { missing: bytes })?;
+        }
+        job.done = job.done.saturating_add(bytes);
+        Ok(None)
+    }
+
+    /// After a crash, or for what a closed image left behind: clears what no zone's data is. Must come
+    /// after a commit of the states that say so.
+    pub(crate) fn clear_remains(&self) -> io::Result<()> {
+        let mut at = self.layout.slots_at;
+        for slot in self.slots.free() {
+            let start = self.layout.slot_at(slot);
+            let end = start.saturating_add(self.layout.slot_bytes);
+            // Beyond this slot: what was found there is looked for no more.
+            if at >= end {
+                continue;
+            }
+            match self.medium.next_data(start)? {
+                None => return Ok(()),
+                Some(data) if data < end => self.medium.zero(start..end, true)?,
+                Some(data) => at = data,
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears what was written above the data of sequential-preferred zones, which is to read as zeroes.
+    pub(crate) fn clear_tails(&self, entries: &[Entry]) -> io::Result<()> {
+        let Some(geometry) = &self.shape.geometry else { return Ok(()) };
+        for (zone, entry) in geometry.zones().zip(entries) {
+            let (Some(slot), Some(end)) = (entry.slot, entry.state.written().to_bytes()) else {
+                continue;
+            };
+            if geometry.zone_type(zone) == ZoneType::SequentialPreferred
+                && end < self.layout.slot_bytes
+            {
+                let at = self.layout.slot_at(slot);
+                self.medium.zero(
+                    at.saturating_add(end)..at.saturating_add(self.layout.slot_bytes),
+                    true,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}

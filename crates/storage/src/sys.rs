@@ -1,0 +1,55 @@
+//! Where the kernel and raw memory are met. Everything out of here is safe to call.
+
+mod fd;
+mod map;
+mod ring;
+
+pub(crate) use fd::{Patience, read_at, write_at};
+pub(crate) use map::{Bytes, Words};
+pub(crate) use ring::{Finished, Ring, zero_flags};
+
+use std::ops::Range;
+
+use zvb_ring::Buffers;
+
+/// One `struct iovec`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct IoVec {
+    base: *mut u8,
+    len: usize,
+}
+
+impl IoVec {
+    const NOTHING: Self = Self { base: std::ptr::null_mut(), len: 0 };
+}
+
+const _: () = assert!(size_of::<IoVec>() == size_of::<std::io::IoSlice<'static>>());
+
+/// The runs of bytes that `range` of `buffers` covers. What `range` has past their end is left out.
+fn runs(buffers: &Buffers, range: Range<u64>) -> impl Iterator<Item = IoVec> + '_ {
+    let mut skip = range.start;
+    let mut rest = range.end.min(buffers.len()).saturating_sub(range.start);
+    buffers.segments().iter().filter_map(move |segment| {
+        let len = segment.len() as u64;
+        if rest == 0 {
+            return None;
+        }
+        if skip >= len {
+            skip -= len;
+            return None;
+        }
+        let run = (len - skip).min(rest);
+        // `skip < len`: the pointer stays inside the segment.
+        let base = segment.as_ptr().wrapping_add(skip as usize);
+        skip = 0;
+        rest -= run;
+        Some(IoVec { base, len: run as usize })
+    })
+}
+
+/// True when every run of `range` of `buffers` begins and ends at a multiple of `align` bytes.
+pub(crate) fn is_aligned(buffers: &Buffers, range: Range<u64>, align: u32) -> bool {
+    let align = align as usize;
+    runs(buffers, range).all(|v| (v.base.addr() | v.len).is_multiple_of(align))
+}

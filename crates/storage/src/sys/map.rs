@@ -1,0 +1,174 @@
+//! Memory mappings: the zone table of a file, and the bytes of a disk without one.
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU64;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use zvb_ring::Buffers;
+
+use super::runs;
+
+const PAGE: usize = 4096;
+
+/// A mapping, unmapped when dropped.
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread; what it holds is only reached through
+// atomics (`Words`) or raw copies (`Bytes`).
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn anonymous(len: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping where the kernel likes touches nothing that exists.
+        let base = unsafe {
+            mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags)?
+        };
+        Self::at(base.cast(), len)
+    }
+
+    fn at(base: *mut u8, len: usize) -> io::Result<Self> {
+        let base = NonNull::new(base).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { base, len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; its only borrowers borrowed `self`. (A failure would leave it mapped.)
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A run of 64-bit words that other processes, or the kernel, may look at while we change it.
+#[derive(Debug)]
+pub(crate) struct Words(Option<Mapping>);
+
+impl Words {
+    /// No words.
+    pub(crate) const NONE: Self = Self(None);
+
+    /// `count` words of the file `fd`, from byte `at` on, a multiple of 4096. Storing to them when not
+    /// `writable` kills the process, as does the file becoming shorter.
+    pub(crate) fn of_file(
+        fd: BorrowedFd<'_>,
+        at: u64,
+        count: usize,
+        writable: bool,
+    ) -> io::Result<Self> {
+        let Some(len) = count.checked_mul(8) else {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        };
+        if len == 0 {
+            return Ok(Self::NONE);
+        }
+        let write = if writable { ProtFlags::WRITE } else { ProtFlags::empty() };
+        // SAFETY: a new mapping where the kernel likes touches nothing that exists.
+        let base = unsafe {
+            mmap(ptr::null_mut(), len, ProtFlags::READ | write, MapFlags::SHARED, fd, at)?
+        };
+        Ok(Self(Some(Mapping::at(base.cast(), len)?)))
+    }
+
+    /// `count` words of our own, all zero.
+    pub(crate) fn anonymous(count: usize) -> io::Result<Self> {
+        match count.checked_mul(8) {
+            Some(0) => Ok(Self::NONE),
+            Some(len) => Ok(Self(Some(Mapping::anonymous(len)?))),
+            None => Err(io::ErrorKind::OutOfMemory.into()),
+        }
+    }
+
+    /// The words.
+    pub(crate) fn get(&self) -> &[AtomicU64] {
+        let Some(map) = &self.0 else { return &[] };
+        // SAFETY: the mapping is `len` bytes long, page-aligned, readable, and lives as long as `self`;
+        // any bytes are an `AtomicU64`, and whoever else changes them is what atomics are for.
+        unsafe { std::slice::from_raw_parts(map.base.as_ptr().cast(), map.len / 8) }
+    }
+}
+
+/// The bytes of a disk that lives in memory.
+#[derive(Debug)]
+pub(crate) struct Bytes(Mapping);
+
+/// Past the end of [`Bytes`].
+#[derive(Debug)]
+pub(crate) struct PastEnd;
+
+impl Bytes {
+    /// `len` zero bytes, of which those that were never written take no room.
+    pub(crate) fn new(len: u64) -> io::Result<Self> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Ok(Self(Mapping::anonymous(len)?))
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len as u64
+    }
+
+    /// Copies from `at` on into `range` of `into`.
+    pub(crate) fn read(&self, at: u64, into: &Buffers, range: Range<u64>) -> Result<u64, PastEnd> {
+        let mut from = self.slice(at, range.end.saturating_sub(range.start))?;
+        let mut done = 0;
+        for run in runs(into, range) {
+            // SAFETY: `slice` proved that as many bytes as the runs have lie from `from` on in the mapping;
+            // the run lies in guest memory that `into` keeps alive, which is another mapping. What a guest
+            // changes meanwhile, or moves with another request, is bytes that nobody looks into.
+            unsafe { ptr::copy_nonoverlapping(from, run.base, run.len) };
+            from = from.wrapping_add(run.len);
+            done += run.len as u64;
+        }
+        Ok(done)
+    }
+
+    /// Copies `range` of `from` to `at`.
+    pub(crate) fn write(&self, at: u64, from: &Buffers, range: Range<u64>) -> Result<u64, PastEnd> {
+        let mut into = self.slice(at, range.end.saturating_sub(range.start))?;
+        let mut done = 0;
+        for run in runs(from, range) {
+            // SAFETY: as in `read`, the other way round.
+            unsafe { ptr::copy_nonoverlapping(run.base, into, run.len) };
+            into = into.wrapping_add(run.len);
+            done += run.len as u64;
+        }
+        Ok(done)
+    }
+
+    /// Makes `len` bytes from `at` on zero, and gives whole pages of them back to the kernel.
+    pub(crate) fn clear(&self, at: u64, len: u64) -> Result<(), PastEnd> {
+        let start = self.slice(at, len)?;
+        let len = len as usize;
+        let head = start.align_offset(PAGE).min(len);
+        let pages = (len - head) / PAGE * PAGE;
+        let tail = head + pages;
+        // SAFETY: all inside what `slice` proved to be ours; the middle is whole pages, and an anonymous
+        // private page that is not needed reads as zero afterwards. When the kernel will not, we write.
+        unsafe {
+            ptr::write_bytes(start, 0, head);
+            let middle = start.add(head);
+            if pages > 0 && madvise(middle.cast(), pages, Advice::LinuxDontNeed).is_err() {
+                ptr::write_bytes(middle, 0, pages);
+            }
+            ptr::write_bytes(start.add(tail), 0, len - tail);
+        }
+        Ok(())
+    }
+
+    /// Where `len` bytes from `at` on are.
+    fn slice(&self, at: u64, len: u64) -> Result<*mut u8, PastEnd> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.len() => Ok(self.0.base.as_ptr().wrapping_add(at as usize)),
+            _ => Err(PastEnd),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! io_uring, owning what the kernel works on: the memory of a transfer is kept alive here until the
+//! kernel has said that it is done with it.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use io_uring::{IoUring, Probe, opcode, squeue, types::Fd};
+use rustix::event::epoll;
+use rustix::fs::FallocateFlags;
+
+use super::{IoVec, runs};
+use crate::engine::{Job, Kind};
+
+/// The most entries a ring is made with.
+const ENTRIES_MAX: u32 = 4096;
+/// The most runs that the kernel takes in one transfer (UIO_MAXIOV).
+const RUNS_MAX: usize = 1024;
+/// The most bytes asked for in one transfer; the kernel does not do more at once.
+const BYTES_MAX: u64 = 1 << 30;
+
+/// An io_uring, and the jobs that it has.
+pub(crate) struct Ring {
+    ring: ManuallyDrop<IoUring>,
+    /// By the number that a completion brings back. Never grows or shrinks.
+    flights: ManuallyDrop<Vec<Flight>>,
+    free: Vec<u32>,
+}
+
+/// A place for one job.
+struct Flight {
+    job: Option<Job>,
+    /// What the kernel reads of the job's memory; untouched while the job is here.
+    vecs: Vec<IoVec>,
+    /// How many bytes it asked for.
+    asked: u64,
+}
+
+/// A job that came back.
+pub(crate) struct Finished {
+    /// It.
+    pub(crate) job: Job,
+    /// Bytes moved.
+    pub(crate) result: io::Result<u64>,
+}
+
+impl Ring {
+    /// A ring for up to `depth` jobs at once.
+    pub(crate) fn new(depth: u32) -> io::Result<Self> {
+        let entries = depth.clamp(1, ENTRIES_MAX).next_power_of_two();
+        let ring = IoUring::new(entries)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        let needed = [
+            opcode::Read::CODE,
+            opcode::Readv::CODE,
+            opcode::Write::CODE,
+            opcode::Writev::CODE,
+            opcode::Fallocate::CODE,
+        ];
+        if !needed.into_iter().all(|code| probe.is_supported(code)) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let flights =
+            (0..entries).map(|_| Flight { job: None, vecs: Vec::new(), asked: 0 }).collect();
+        Ok(Self {
+            ring: ManuallyDrop::new(ring),
+            flights: ManuallyDrop::new(flights),
+            free: (0..entries).rev().collect(),
+        })
+    }
+
+    /// True when one more job can be taken.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// How many jobs are here.
+    pub(crate) fn flying(&self) -> usize {
+        self.flights.len().saturating_sub(self.free.len())
+    }
+
+    /// Takes `job`, whose next `bytes` bytes are to be moved from or to, or made zero from, `at` of `fd`.
+    /// Gives it back when there is no room. Begins at [`submit`](Self::submit).
+    pub(crate) fn take(
+        &mut self,
+        job: Job,
+        fd: BorrowedFd<'_>,
+        at: u64,
+        bytes: u64,
+    ) -> Result<(), Job> {
+        let Some(number) = self.free.pop() else { return Err(job) };
+        let Some(flight) = self.flights.get_mut(number as usize) else { return Err(job) };
+        let entry = flight.load(job, Fd(fd.as_raw_fd()), at, bytes).user_data(u64::from(number));
+        // SAFETY: what the entry points to is the memory of the job's buffers and the list of its runs.
+        // Both stay in `flights`, unchanged, until the completion with this number has been seen: only
+        // `next_finished` takes a job out, and `drop` waits for all or leaks them. `flights` is never
+        // resized, and the heap block of `vecs` is written only by `load`, when no job is in its place.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        match pushed {
+            Ok(()) => Ok(()),
+            // As many entries as places: can not be. The job goes back all the same.
+            Err(_full) => {
+                self.free.push(number);
+                flight.job.take().map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    /// Begins all that was taken. True when some of it has to be tried again.
+    pub(crate) fn submit(&mut self) -> bool {
+        if self.ring.submission().is_empty() {
+            return false;
+        }
+        // Interrupted, or short of memory or of room for completions: the entries stay in the ring.
+        self.ring.submit().is_err() || !self.ring.submission().is_empty()
+    }
+
+    /// A job that the kernel is done with.
+    pub(crate) fn next_finished(&mut self) -> Option<Finished> {
+        let entry = self.ring.completion().next()?;
+        let number = u32::try_from(entry.user_data()).ok()?;
+        let flight = self.flights.get_mut(number as usize)?;
+        let job = flight.job.take()?;
+        self.free.push(number);
+        let result = match u64::try_from(entry.result()) {
+            // A fallocate does all or nothing, and counts nothing.
+            Ok(_) if matches!(job.kind, Kind::Zero { .. }) => Ok(flight.asked),
+            Ok(bytes) => Ok(bytes),
+            Err(_) => Err(io::Error::from_raw_os_error(entry.result().wrapping_neg())),
+        };
+        Some(Finished { job, result })
+    }
+
+    /// A descriptor that is readable when [`next_finished`](Self::next_finished) has something, or when
+    /// `other` is readable.
+    pub(crate) fn event_with(&self, other: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        // SAFETY: the ring, and so its descriptor, is open while `self` is borrowed.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        let data = epoll::EventData::new_u64(0);
+        epoll::add(&set, ring, data, epoll::EventFlags::IN)?;
+        epoll::add(&set, other, data, epoll::EventFlags::IN)?;
+        Ok(set)
+    }
+}
+
+impl Flight {
+    /// Puts `job` here, and says it in the kernel's words.
+    fn load(&mut self, job: Job, fd: Fd, at: u64, bytes: u64) -> squeue::Entry {
+        let bytes = bytes.min(BYTES_MAX);
+        let range = job.done..job.done.saturating_add(bytes);
+        self.asked = bytes;
+        self.vecs.clear();
+        if let Some(buffers) = &job.buffers {
+            self.vecs.extend(runs(buffers, range).take(RUNS_MAX));
+        }
+        let (list, count) = (self.vecs.as_ptr(), self.vecs.len() as u32);
+        let one = match self.vecs.as_slice() {
+            [one] => Some((one.base, one.len as u32)),
+            _ => None,
+        };
+        let entry = match (job.kind, one) {
+            (Kind::Read, Some((base, len))) => opcode::Read::new(fd, base, len).offset(at).build(),
+            (Kind::Read, None) => opcode::Readv::new(fd, list.cast(), count).offset(at).build(),
+            (Kind::Write, Some((base, len))) => {
+                opcode::Write::new(fd, base, len).offset(at).build()
+            }
+            (Kind::Write, None) => opcode::Writev::new(fd, list.cast(), count).offset(at).build(),
+            (Kind::Zero { unmap }, _) => {
+                let how = zero_flags(unmap).bits().cast_signed();
+                opcode::Fallocate::new(fd, bytes).offset(at).mode(how).build()
+            }
+            (Kind::Flush, _) => opcode::Nop::new().build(),
+        };
+        self.job = Some(job);
+        entry
+    }
+}
+
+/// How fallocate makes a range read as zeroes.
+pub(crate) fn zero_flags(unmap: bool) -> FallocateFlags {
+    let how = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+    how | FallocateFlags::KEEP_SIZE
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel may still write into guest memory: wait. Should it refuse to tell, what it works on
+        // is leaked, which keeps the memory mapped.
+        let mut refusals = 0;
+        while self.flying() > 0 && refusals < 1000 {
+            if self.ring.submit_and_wait(1).is_err() {
+                refusals += 1;
+                std::thread::yield_now();
+            }
+            while self.next_finished().is_some() {}
+        }
+        if self.flying() == 0 {
+            // SAFETY: dropped once, here, and not used after.
+            unsafe {
+                ManuallyDrop::drop(&mut self.ring);
+                ManuallyDrop::drop(&mut self.flights);
+            }
+        }
+    }
+}

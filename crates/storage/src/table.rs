@@ -1,0 +1,210 @@
+//! The zone table: one record of 64 bytes per zone, in memory that the medium keeps.
+//!
+//! `docs/format.md` has the layout, byte by byte.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use zvb_wire::{Condition, Sector, ZoneType};
+use zvb_zones::{Geometry, Snapshot, ZoneId};
+
+/// Words of a record.
+pub(crate) const WORDS: usize = 8;
+/// Bytes of a record.
+pub(crate) const BYTES: u64 = WORDS as u64 * 8;
+
+/// Where the latest state is in a record.
+const LATEST: usize = 0;
+/// Where the durable copies are; each is a state, a sequence number and a checksum.
+const COPIES: [usize; 2] = [2, 5];
+
+/// Bits that a [`Snapshot`] has.
+const STATE_BITS: u32 = 37;
+/// Bits that a slot's number plus one has.
+const SLOT_BITS: u32 = 24;
+
+/// What is remembered of a zone: its state, and where its data is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    pub(crate) state: Snapshot,
+    pub(crate) slot: Option<u32>,
+}
+
+/// A record that no zone can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Bits set that mean nothing, or a condition that does not exist.
+    #[error("{0:#018x} is no state of a zone")]
+    State(u64),
+    /// A condition that zones of its type never have.
+    #[error("the condition {condition:?} is none of a {zone_type:?} zone")]
+    Condition {
+        /// It.
+        condition: Condition,
+        /// The type of the zone.
+        zone_type: ZoneType,
+    },
+    /// More, or other, than can be written.
+    #[error("{written} sectors written of {capacity}")]
+    Written {
+        /// What the record says.
+        written: Sector,
+        /// What fits.
+        capacity: Sector,
+    },
+    /// Data where there is none.
+    #[error("slot {slot} of {slots}")]
+    Slot {
+        /// What the record says.
+        slot: u32,
+        /// How many there are.
+        slots: u32,
+    },
+    /// Its data belongs to another zone.
+    #[error("slot {slot} belongs to another zone as well")]
+    Shared {
+        /// The slot.
+        slot: u32,
+    },
+    /// Neither durable copy is whole.
+    #[error("both durable copies are torn")]
+    Torn,
+    /// The image was left in order, and yet the latest state and the durable one differ.
+    #[error("the latest state is not the durable one, in an image that was left in order")]
+    Differs,
+}
+
+impl Entry {
+    /// The word that stands for it.
+    pub(crate) fn pack(self) -> u64 {
+        let slot = self.slot.map_or(0, |slot| u64::from(slot).saturating_add(1));
+        self.state.to_bits() | slot << STATE_BITS
+    }
+
+    /// What `word` stands for in `zone`. 0, which is what a new image has, is a zone at birth.
+    pub(crate) fn unpack(
+        word: u64,
+        zone: ZoneId,
+        geometry: &Geometry,
+        slots: u32,
+    ) -> Result<Self, RecordError> {
+        let zone_type = geometry.zone_type(zone);
+        let conventional = zone_type == ZoneType::Conventional;
+        if word == 0 && !conventional {
+            return Ok(Self { state: Snapshot::EMPTY, slot: None });
+        }
+        let bits = word & ((1 << STATE_BITS) - 1);
+        let above = word >> STATE_BITS;
+        if above >> SLOT_BITS != 0 {
+            return Err(RecordError::State(word));
+        }
+        let state = Snapshot::from_bits(bits).map_err(|_| RecordError::State(word))?;
+        let (condition, written) = (state.condition(), state.written());
+        let has_pointer = condition != Condition::NotWp;
+        let fits = match condition {
+            Condition::ReadOnly | Condition::Offline => true,
+            _ => has_pointer != conventional,
+        };
+        if !fits {
+            return Err(RecordError::Condition { condition, zone_type });
+        }
+        let capacity = if conventional || condition == Condition::Empty {
+            Sector::ZERO
+        } else {
+            geometry.capacity(zone)
+        };
+        let aligned =
+            zone_type != ZoneType::SequentialRequired || written.is_multiple_of(geometry.granule());
+        if written > capacity || !aligned {
+            return Err(RecordError::Written { written, capacity });
+        }
+        let slot = u32::try_from(above).unwrap_or(u32::MAX).checked_sub(1);
+        match slot {
+            Some(slot) if slot >= slots || written == Sector::ZERO => {
+                Err(RecordError::Slot { slot, slots })
+            }
+            _ => Ok(Self { state, slot }),
+        }
+    }
+}
+
+/// A durable copy as it was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Durable {
+    state: u64,
+    sequence: u64,
+}
+
+/// A record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record<'a> {
+    zone: ZoneId,
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Record<'a> {
+    /// That of `zone` in `table`; `None` past its end.
+    pub(crate) fn of(table: &'a [AtomicU64], zone: ZoneId) -> Option<Self> {
+        let first = (zone.0 as usize).checked_mul(WORDS)?;
+        let words = table.get(first..first.checked_add(WORDS)?)?;
+        Some(Self { zone, words })
+    }
+
+    fn load(&self, word: usize) -> u64 {
+        self.words.get(word).map_or(0, |w| u64::from_le(w.load(Ordering::Acquire)))
+    }
+
+    fn store(&self, word: usize, value: u64) {
+        if let Some(w) = self.words.get(word) {
+            w.store(value.to_le(), Ordering::Release);
+        }
+    }
+
+    /// The latest state.
+    pub(crate) fn latest(&self) -> u64 {
+        self.load(LATEST)
+    }
+
+    /// Makes `packed` the latest state.
+    pub(crate) fn set_latest(&self, packed: u64) {
+        self.store(LATEST, packed);
+    }
+
+    /// The durable state: that of the whole copy with the higher sequence number, 0 before the first.
+    pub(crate) fn durable(&self) -> Result<u64, RecordError> {
+        match COPIES.map(|at| self.copy(at)) {
+            [Some(a), Some(b)] if b.sequence > a.sequence => Ok(b.state),
+            [Some(one), _] | [None, Some(one)] => Ok(one.state),
+            [None, None] => Err(RecordError::Torn),
+        }
+    }
+
+    /// Makes `packed` durable with the next sync. The copy that is the durable one now is not touched.
+    pub(crate) fn set_durable(&self, packed: u64) {
+        let [a, b] = COPIES.map(|at| self.copy(at));
+        let sequences = [a, b].map(|copy| copy.map(|c| c.sequence));
+        let [a_at, b_at] = COPIES;
+        // A copy that is not whole sorts first, and is replaced.
+        let at = if sequences[0] <= sequences[1] { a_at } else { b_at };
+        let sequence = sequences[0].max(sequences[1]).unwrap_or(0).saturating_add(1);
+        self.store(at, packed);
+        self.store(at + 1, sequence);
+        self.store(at + 2, self.checksum(packed, sequence));
+    }
+
+    /// The copy at `at`, if it is whole. One that was never written is.
+    fn copy(&self, at: usize) -> Option<Durable> {
+        let (state, sequence) = (self.load(at), self.load(at + 1));
+        let checksum = self.load(at + 2);
+        let blank = state == 0 && sequence == 0 && checksum == 0;
+        (blank || checksum == self.checksum(state, sequence)).then_some(Durable { state, sequence })
+    }
+
+    /// CRC-32C of the zone's number, the state and the sequence number; with a bit above it, so that it
+    /// is never 0.
+    fn checksum(&self, state: u64, sequence: u64) -> u64 {
+        let crc = crc32c::crc32c(&self.zone.0.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc, &state.to_le_bytes());
+        u64::from(crc32c::crc32c_append(crc, &sequence.to_le_bytes())) | 1 << 32
+    }
+}
