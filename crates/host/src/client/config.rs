@@ -15,8 +15,9 @@ use super::error::{ClientError, Violation};
 use crate::vhost_user::{ConfigHeader, FrontendRequest, MAX_CONFIG_BYTES};
 
 /// The ends of the configuration space over the life of the specification, the longest first.
-const LENGTHS: [u32; 4] = [
+const LENGTHS: [u32; 5] = [
     size_of::<Config>() as u32,
+    offset_of!(Config, zoned) as u32,
     offset_of!(Config, max_secure_erase_sectors) as u32,
     offset_of!(Config, max_discard_sectors) as u32,
     offset_of!(Config, writeback) as u32,
@@ -25,8 +26,13 @@ const LENGTHS: [u32; 4] = [
 /// How much configuration space the server lets us read, at most what the features that it offers need.
 /// 0 when it lets us read none.
 pub(super) fn find_len(connection: &Connection, offered: Features) -> Result<u32, ClientError> {
-    let newest = Features::ZONED | Features::SECURE_ERASE;
-    let skip = usize::from(!offered.intersects(newest));
+    let skip = if offered.contains(Features::ZONED) {
+        0
+    } else if offered.contains(Features::SECURE_ERASE) {
+        1
+    } else {
+        2
+    };
     for len in LENGTHS.into_iter().skip(skip) {
         if read(connection, len)?.is_some() {
             return Ok(len);

@@ -17,6 +17,8 @@ mod error;
 mod memory;
 mod queue;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 pub use error::{ClientError, Violation};

@@ -231,8 +231,9 @@ impl Channel {
                 return Ok(Filled::Stopped);
             }
             match self.receive_some(rest, fds) {
-                Ok(0) => return Ok(Filled::Ended(filled)),
-                Ok(got) => filled += got,
+                Ok(Some(0)) => return Ok(Filled::Ended(filled)),
+                Ok(Some(got)) => filled += got,
+                Ok(None) => {}
                 // How a socket ends whose other side had not read all that we sent.
                 Err(ChannelError::Gone) => return Ok(Filled::Ended(filled)),
                 Err(error) => return Err(error),
@@ -242,29 +243,30 @@ impl Channel {
     }
 
     /// Receives what is there, up to `into.len()` bytes and what file descriptors go with them. 0 bytes
-    /// are the end.
-    fn receive_some(&self, into: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, ChannelError> {
-        loop {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::CMSG_CLOEXEC;
-            let got = match recvmsg(&self.socket, &mut [IoSliceMut::new(into)], &mut control, flags)
-            {
-                Ok(got) => got,
-                Err(Errno::INTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            // Draining makes them ours: whatever happens next, they are closed once.
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(received) = message {
-                    fds.extend(received);
-                }
+    /// are the end; `None` says that there is nothing yet.
+    fn receive_some(
+        &self,
+        into: &mut [u8],
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<Option<usize>, ChannelError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let got = match recvmsg(&self.socket, &mut [IoSliceMut::new(into)], &mut control, flags) {
+            Ok(got) => got,
+            Err(Errno::INTR | Errno::AGAIN) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        // Draining makes them ours: whatever happens next, they are closed once.
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
             }
-            if got.flags.contains(ReturnFlags::CTRUNC) || fds.len() > MAX_FDS {
-                return Err(ChannelError::TooManyFds);
-            }
-            return Ok(got.bytes);
         }
+        if got.flags.contains(ReturnFlags::CTRUNC) || fds.len() > MAX_FDS {
+            return Err(ChannelError::TooManyFds);
+        }
+        Ok(Some(got.bytes))
     }
 
     /// Waits until the socket is ready, or its other side gone. False when it is time to stop.

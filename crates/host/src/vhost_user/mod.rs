@@ -11,6 +11,8 @@
 mod channel;
 mod decode;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub use channel::{Channel, ChannelError, Frame, Patience, Received};
 pub use decode::{BackendMessage, DecodeError, DecodeFault, FrontendMessage, Request, VringFile};
