@@ -162,10 +162,11 @@ impl DeviceQueue {
         if self.next_available == self.seen_available && !self.look()? {
             return Ok(None);
         }
-        match self.take_next() {
-            Ok(chain) => Ok(Some(chain)),
-            Err(error) => Err(self.retire(error)),
+        let popped = self.take_next();
+        if let Err(error) = &popped {
+            self.retire(*error);
         }
+        popped
     }
 
     /// Reads the available index. True when there is something to pop.
@@ -184,7 +185,9 @@ impl DeviceQueue {
         *self.error.get_or_insert(error)
     }
 
-    fn take_next(&mut self) -> Result<Chain, RingError> {
+    /// Takes the chain that is known to be there. Never `None`: a chain is large, and is not to be moved
+    /// once more to be wrapped.
+    fn take_next(&mut self) -> Result<Option<Chain>, RingError> {
         let head = self.parts.available(self.next_available);
         let size = self.config.size;
         let Some((word, bit)) = self.head_bit(head) else {
@@ -205,7 +208,7 @@ impl DeviceQueue {
         self.next_available = self.next_available.wrapping_add(1);
         // Buffers hold less than 2^32 bytes.
         let head = Head { id: head, pieces, writable: writable.len() as u32 };
-        Ok(Chain { readable, writable, head })
+        Ok(Some(Chain { readable, writable, head }))
     }
 
     /// The bit of `head` among those in flight; `None` when there is no such descriptor.

@@ -102,6 +102,7 @@ impl Descriptor {
     /// # Safety
     ///
     /// `at` is aligned to 4, and the 16 bytes there are readable and not behind a Rust reference.
+    #[inline]
     pub(crate) unsafe fn load(at: *mut u8) -> Self {
         let words: [u32; 4] = core::array::from_fn(|i| {
             // SAFETY: the caller's promise; `i < 4`, so the word lies within the 16 bytes.
@@ -115,6 +116,7 @@ impl Descriptor {
     /// # Safety
     ///
     /// As for [`load`](Self::load), and writable.
+    #[inline]
     pub(crate) unsafe fn store(self, at: *mut u8) {
         let words: [u32; 4] = transmute!(self);
         for (i, word) in words.into_iter().enumerate() {
@@ -189,12 +191,14 @@ impl Parts {
         usize::from(position & (self.size - 1))
     }
 
+    #[inline]
     pub(crate) fn descriptor(&self, index: u16) -> Descriptor {
         let offset = self.wrap(index) * Descriptor::LEN;
         // SAFETY: `wrap` keeps the offset inside the table, which is aligned and alive (`new`).
         unsafe { Descriptor::load(self.descriptors.as_ptr().add(offset)) }
     }
 
+    #[inline]
     pub(crate) fn set_descriptor(&self, index: u16, descriptor: Descriptor) {
         let offset = self.wrap(index) * Descriptor::LEN;
         // SAFETY: as in `descriptor`; the table is writable (`new`).
@@ -207,10 +211,12 @@ impl Parts {
         unsafe { AtomicU16::from_ptr(self.available.as_ptr().add(offset).cast()) }
     }
 
+    #[inline]
     pub(crate) fn available(&self, position: u16) -> u16 {
         u16::from_le(self.available_slot(position).load(Relaxed))
     }
 
+    #[inline]
     pub(crate) fn set_available(&self, position: u16, head: u16) {
         self.available_slot(position).store(head.to_le(), Relaxed);
     }
@@ -224,11 +230,13 @@ impl Parts {
         }
     }
 
+    #[inline]
     pub(crate) fn used(&self, position: u16) -> UsedElement {
         let words = self.used_slot(position).map(|word| word.load(Relaxed));
         transmute!(words)
     }
 
+    #[inline]
     pub(crate) fn set_used(&self, position: u16, element: UsedElement) {
         let words: [u32; 2] = transmute!(element);
         let [id, len] = self.used_slot(position);

@@ -68,9 +68,9 @@ impl core::error::Error for OutOfRange {}
 /// [`take_back`](Self::take_back)); nothing else changes what they cover.
 pub struct Buffers {
     segments: Vec<Segment>,
-    /// `segments[live]` is what these buffers cover.
-    live: Range<usize>,
-    bytes: u64,
+    /// `segments[live]` is what these buffers cover. Small, as a request is moved around a lot.
+    live: Range<u32>,
+    bytes: u32,
     memory: Rc<dyn GuestMemory>,
 }
 
@@ -78,7 +78,7 @@ impl fmt::Debug for Buffers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Buffers")
             .field("bytes", &self.bytes)
-            .field("segments", &self.live.len())
+            .field("segments", &self.segments().len())
             .finish()
     }
 }
@@ -94,15 +94,15 @@ impl Buffers {
     /// of the range is not memory or the total would pass 2^32 - 1 bytes (the most that a chain may have,
     /// virtio 2.7.5).
     #[must_use]
+    #[inline]
     pub fn push(&mut self, address: u64, len: u32) -> bool {
         debug_assert!(
-            self.live.start == 0 && self.live.end == self.segments.len(),
+            self.live.start == 0 && self.live.end as usize == self.segments.len(),
             "pushed after a cut"
         );
-        let total = self.bytes + u64::from(len);
-        if total > u64::from(u32::MAX) {
+        let Some(total) = self.bytes.checked_add(len) else {
             return false;
-        }
+        };
         let (mut at, mut rest) = (address, u64::from(len));
         let kept = self.segments.len();
         while rest > 0 {
@@ -126,14 +126,15 @@ impl Buffers {
                 }
             };
         }
-        self.live.end = self.segments.len();
+        // None is empty, so there are fewer than bytes.
+        self.live.end = self.segments.len() as u32;
         self.bytes = total;
         true
     }
 
     /// How many bytes these cover.
     pub fn len(&self) -> u64 {
-        self.bytes
+        self.bytes.into()
     }
 
     /// True when these cover nothing.
@@ -143,7 +144,7 @@ impl Buffers {
 
     /// The runs of bytes that these cover, in order. Valid while `self` lives.
     pub fn segments(&self) -> &[Segment] {
-        &self.segments[self.live.clone()]
+        &self.segments[self.live.start as usize..self.live.end as usize]
     }
 
     /// Copies `into.len()` bytes from `offset` on out of guest memory.
@@ -183,7 +184,7 @@ impl Buffers {
         len: u64,
         mut visit: impl FnMut(*mut u8, usize),
     ) -> Result<(), OutOfRange> {
-        if offset.checked_add(len).is_none_or(|end| end > self.bytes) {
+        if offset.checked_add(len).is_none_or(|end| end > self.len()) {
             return Err(OutOfRange);
         }
         let (mut skip, mut rest) = (offset as usize, len as usize);
@@ -211,7 +212,7 @@ impl Buffers {
         self.read(0, &mut bytes).ok()?;
         let mut skip = N;
         while skip > 0 {
-            let first = &mut self.segments[self.live.start];
+            let first = &mut self.segments[self.live.start as usize];
             if first.len > skip {
                 // SAFETY: inside the segment, as `skip < first.len`.
                 first.base = unsafe { first.base.add(skip) };
@@ -222,7 +223,8 @@ impl Buffers {
                 self.live.start += 1;
             }
         }
-        self.bytes -= N as u64;
+        // `read` found N bytes.
+        self.bytes -= N as u32;
         Some(bytes)
     }
 
@@ -231,13 +233,11 @@ impl Buffers {
     ///
     /// `spare` becomes the list of segments of what is cut, so that nothing is allocated per request.
     pub fn take_back(&mut self, len: u64, spare: Vec<Segment>) -> Option<Self> {
-        if len > self.bytes {
-            return None;
-        }
+        let len = u32::try_from(len).ok().filter(|len| *len <= self.bytes)?;
         let mut cut = Self::new(Rc::clone(&self.memory), spare);
         let mut rest = len as usize;
         while rest > 0 {
-            let last = &mut self.segments[self.live.end - 1];
+            let last = &mut self.segments[self.live.end as usize - 1];
             if last.len > rest {
                 last.len -= rest;
                 // SAFETY: one past what is left, and still inside what the segment was.
@@ -250,7 +250,7 @@ impl Buffers {
             }
         }
         cut.segments.reverse();
-        cut.live = 0..cut.segments.len();
+        cut.live = 0..cut.segments.len() as u32;
         cut.bytes = len;
         self.bytes -= len;
         Some(cut)

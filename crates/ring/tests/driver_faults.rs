@@ -1,4 +1,5 @@
 //! The driver's end against devices that lie, and against callers that ask for too much.
+#![expect(clippy::unwrap_used, reason = "a test may")]
 #![expect(unsafe_code, reason = "a driver's queue is given raw memory")]
 
 mod guest;

@@ -9,37 +9,52 @@
 #![cfg(loom)]
 #![expect(unsafe_code, reason = "loom's cells hand out pointers")]
 
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
+
 use loom::cell::UnsafeCell;
+use loom::sync::Notify;
 use loom::sync::atomic::{AtomicU16, Ordering, fence};
-use loom::sync::{Arc, Notify};
 use loom::thread;
 use zvb_ring::notification::{Doorbell, Word, Words};
 
 /// A shared word; without its fence unless `FENCED`, to show that the model would notice.
 #[derive(Clone)]
-struct LoomWord<const FENCED: bool>(Arc<AtomicU16>);
+struct LoomWord<const FENCED: bool>(Arc<Kept>);
+
+/// An atomic that is not dropped while a deadlock's panic unwinds: loom would panic once more.
+struct Kept(ManuallyDrop<AtomicU16>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: dropped here, once, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.0) }
+        }
+    }
+}
 
 impl<const FENCED: bool> LoomWord<FENCED> {
     fn new(value: u16) -> Self {
-        Self(Arc::new(AtomicU16::new(value)))
+        Self(Arc::new(Kept(ManuallyDrop::new(AtomicU16::new(value)))))
     }
 }
 
 impl<const FENCED: bool> Word for LoomWord<FENCED> {
     fn load_relaxed(&self) -> u16 {
-        self.0.load(Ordering::Relaxed)
+        self.0.0.load(Ordering::Relaxed)
     }
 
     fn load_acquire(&self) -> u16 {
-        self.0.load(Ordering::Acquire)
+        self.0.0.load(Ordering::Acquire)
     }
 
     fn store_relaxed(&self, value: u16) {
-        self.0.store(value, Ordering::Relaxed);
+        self.0.0.store(value, Ordering::Relaxed);
     }
 
     fn store_release(&self, value: u16) {
-        self.0.store(value, Ordering::Release);
+        self.0.0.store(value, Ordering::Release);
     }
 
     fn full_fence() {
@@ -51,6 +66,9 @@ impl<const FENCED: bool> Word for LoomWord<FENCED> {
 
 /// Entries in each ring of the model.
 const SIZE: u16 = 2;
+
+/// Where a model stops; more take hours.
+const PREEMPTIONS: usize = 3;
 
 /// What both ends share: the entries of both rings, and the two signals.
 struct Shared {
@@ -131,7 +149,11 @@ fn serve<W: Word>(bell: &Doorbell<W>, shared: &Shared, start: u16, total: u16) {
 }
 
 fn check<const FENCED: bool>(event_index: bool, start: u16, batches: &'static [u16]) {
-    loom::model(move || {
+    let mut model = loom::model::Builder::new();
+    // Every reordering that memory allows, and every interleaving of at most this many preemptions: the
+    // lost wakeups that the last two tests look for need one.
+    model.preemption_bound = Some(PREEMPTIONS);
+    model.check(move || {
         let words = || Words {
             flags: LoomWord::<FENCED>::new(0),
             index: LoomWord::new(start),

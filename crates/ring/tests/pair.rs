@@ -3,6 +3,7 @@
 //! Each chain carries its number; the device answers with a function of it. So a chain lost, answered
 //! twice or mixed up with another shows. An end that sleeps must be told when it has to wake: a publish
 //! that does not ask for the signal then is a wakeup lost.
+#![expect(clippy::unwrap_used, reason = "a test may")]
 #![expect(unsafe_code, reason = "a driver's queue is given raw memory")]
 
 use std::collections::HashMap;

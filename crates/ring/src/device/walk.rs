@@ -24,6 +24,7 @@ struct Walk {
 
 impl Walk {
     /// Counts a descriptor: what ends every walk.
+    #[inline]
     fn count(&mut self) -> Result<(), RingError> {
         if self.walked >= self.limit {
             return Err(RingError::ChainTooLong { limit: self.limit });
@@ -33,6 +34,7 @@ impl Walk {
     }
 
     /// Adds the buffer that `descriptor` describes. An empty one adds nothing, wherever it points.
+    #[inline]
     fn add(&mut self, descriptor: &Descriptor) -> Result<(), RingError> {
         let (address, len) = (descriptor.address.get(), descriptor.len.get());
         let buffers = if descriptor.has(Descriptor::WRITE) {
@@ -59,6 +61,7 @@ impl Walk {
 
 impl DeviceQueue {
     /// Walks the chain from `head`, which is inside the table. The walk ends: each step is counted.
+    #[inline]
     pub(super) fn walk(&mut self, head: u16) -> Result<(Buffers, Buffers), RingError> {
         let mut walk = Walk {
             readable: Buffers::new(Rc::clone(&self.memory), self.spares.take()),
