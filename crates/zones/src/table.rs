@@ -18,7 +18,9 @@ use crate::{Geometry, Refusal, Refused, Snapshot, ZoneId, describe};
 /// I/O, and [`end_write`](Self::end_write) applies it. A request that must go behind writes in flight
 /// gets a [`Ticket`] and is tried again.
 ///
-/// A [`ZoneId`] that is not of this disk is a caller's bug, and panics.
+/// A [`ZoneId`] that is not of this disk is a caller's bug, and panics. So is a ticket or a write that
+/// is spent, or that comes from another table; a clone counts as another one but for what it was cloned
+/// with.
 #[derive(Clone, Debug)]
 pub struct Zones {
     pub(crate) geometry: Geometry,
@@ -354,6 +356,7 @@ impl Zones {
     }
 
     /// Ends a try that concerns one zone: gives a place in its line, keeps it or takes it back.
+    #[inline]
     pub(crate) fn settle<T>(
         &mut self,
         zone: ZoneId,
