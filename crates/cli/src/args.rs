@@ -4,6 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use zvb_storage::EngineKind;
 
 use crate::shape::ShapeArgs;
 use crate::size::{Count, Size};
@@ -11,8 +12,10 @@ use crate::size::{Count, Size};
 /// Zoned virtio-blk, end to end: make a zoned disk, serve it over vhost-user, drive it.
 #[derive(Parser, Debug)]
 #[command(name = "zvb", version, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Exit status: 0 when all went well, 1 when something failed, 2 when the command line \
-makes no sense.\n\nStart with: zvb demo")]
+#[command(
+    after_help = "Exit status: 0 when all went well, 1 when something failed, 2 when the command line \
+makes no sense.\n\nStart with: zvb demo"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -174,6 +177,18 @@ pub(crate) struct ServeArgs {
     /// Nothing may change, also not the image
     #[arg(long)]
     pub(crate) read_only: bool,
+
+    /// How an image is read and written: auto, sync or uring
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    pub(crate) engine: EngineKind,
+
+    /// Go around the host's page cache (O_DIRECT)
+    #[arg(long)]
+    pub(crate) direct: bool,
+
+    /// Say more on standard error
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
 
     /// Print the back end's capabilities, as QEMU's conventions want them, and exit
     #[arg(long)]

@@ -34,7 +34,9 @@ impl Attach {
                  -device vhost-user-test-device-pci,chardev=c,virtio-id=2,num_vqs={queues},vq_size=256,config_size=96"
             ),
             crosvm: format!("crosvm run --vhost-user {crosvm_path}"),
-            libkrun: format!("krun_add_vhost_user_device(ctx, 2, \"{c_path}\", NULL, {queues}, NULL);"),
+            libkrun: format!(
+                "krun_add_vhost_user_device(ctx, 2, \"{c_path}\", NULL, {queues}, NULL);"
+            ),
         }
     }
 }
@@ -54,7 +56,11 @@ impl fmt::Display for Attach {
 /// `word` so that a shell takes it as one.
 fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=,:+@%".contains(c);
-    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    if word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }
 
 /// `value` so that crosvm's parser of `key=value` takes it as one.
@@ -87,7 +93,11 @@ mod tests {
     #[test]
     fn odd_paths_stay_one_word() {
         let attach = Attach::new(Path::new("/tmp/a b,c"), 1);
-        assert!(attach.qemu.contains("-chardev 'socket,id=c,path=/tmp/a b,,c' "), "{}", attach.qemu);
+        assert!(
+            attach.qemu.contains("-chardev 'socket,id=c,path=/tmp/a b,,c' "),
+            "{}",
+            attach.qemu
+        );
         assert!(attach.crosvm.ends_with("'block,socket=\"/tmp/a b,c\"'"), "{}", attach.crosvm);
         let quote = Attach::new(Path::new("/tmp/it's"), 1);
         assert!(quote.qemu.contains("'socket,id=c,path=/tmp/it'\\''s'"), "{}", quote.qemu);

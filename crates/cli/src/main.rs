@@ -3,12 +3,20 @@
 
 mod args;
 mod attach;
+mod bench;
+mod child;
+mod commands;
+mod device;
 mod histogram;
+mod input;
 mod output;
+mod random;
 mod report;
 mod shape;
 mod size;
+mod target;
 mod terminal;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -16,6 +24,8 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    println!("{cli:?}");
-    ExitCode::SUCCESS
+    match commands::run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output::fail(&error),
+    }
 }

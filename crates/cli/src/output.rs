@@ -14,9 +14,9 @@ use crate::shape::ShapeError;
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
 
-/// Standard output takes no more.
+/// The output takes no more.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write to standard output")]
+#[error("cannot write the output")]
 pub(crate) struct OutputGone(#[source] pub(crate) io::Error);
 
 /// Prints `text` as it is.

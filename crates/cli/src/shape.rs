@@ -10,6 +10,8 @@ use crate::size::Size;
 const ZONE_SIZE: u64 = 256 << 20;
 /// Smaller disks get smaller zones, so that there are at least this many.
 const ZONES_MIN: u64 = 16;
+/// The block size.
+const BLOCK_SIZE: u64 = 4096;
 /// The append limit, where the zones are not smaller.
 const MAX_APPEND: u64 = 512 << 10;
 
@@ -30,9 +32,9 @@ pub(crate) struct ShapeArgs {
     #[arg(long, value_name = "N")]
     pub(crate) conventional: Option<u32>,
 
-    /// What kind of disk
-    #[arg(long, value_name = "MODEL", value_enum, default_value_t = ModelArg::HostManaged)]
-    pub(crate) model: ModelArg,
+    /// What kind of disk [default: host-managed]
+    #[arg(long, value_name = "MODEL", value_enum)]
+    pub(crate) model: Option<ModelArg>,
 
     /// Most zones open at a time; 0 for no limit [default: 0]
     #[arg(long, value_name = "N")]
@@ -46,9 +48,10 @@ pub(crate) struct ShapeArgs {
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_append: Option<Size>,
 
-    /// Logical block size in bytes, and what writes are a multiple of: a power of two from 512 to 64K
-    #[arg(long, value_name = "SIZE", default_value = "4096")]
-    pub(crate) block_size: Size,
+    /// Logical block size, and what writes are a multiple of: a power of two from 512 to 64K
+    /// [default: 4096]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) block_size: Option<Size>,
 }
 
 /// The kinds of disk.
@@ -60,16 +63,6 @@ pub(crate) enum ModelArg {
     HostAware,
     /// A plain disk without zones
     None,
-}
-
-impl ModelArg {
-    fn model(self) -> Model {
-        match self {
-            Self::HostManaged => Model::HostManaged,
-            Self::HostAware => Model::HostAware,
-            Self::None => Model::None,
-        }
-    }
 }
 
 /// A disk as it will be made. `zones` has passed [`Geometry::new`].
@@ -131,18 +124,23 @@ impl ShapeArgs {
             return Err(ShapeError::TooLarge { size: size.0 });
         }
         let capacity = sectors("--size", size, block_size)?;
-        let zones = match self.model {
+        let zones = match self.model.unwrap_or(ModelArg::HostManaged) {
             ModelArg::None => {
                 self.refuse_zone_options()?;
                 None
             }
-            _ => Some(self.geometry(size, capacity, block_size)?),
+            ModelArg::HostManaged => {
+                Some(self.geometry(Model::HostManaged, size, capacity, block_size)?)
+            }
+            ModelArg::HostAware => {
+                Some(self.geometry(Model::HostAware, size, capacity, block_size)?)
+            }
         };
         Ok(Shape { capacity, block_size, zones })
     }
 
     fn checked_block_size(&self) -> Result<u32, ShapeError> {
-        let bytes = self.block_size.0;
+        let bytes = self.block_size.map_or(BLOCK_SIZE, |size| size.0);
         match u32::try_from(bytes) {
             Ok(b) if b.is_power_of_two() && (512..=65536).contains(&b) => Ok(b),
             _ => Err(ShapeError::BlockSize(bytes)),
@@ -150,6 +148,20 @@ impl ShapeArgs {
     }
 
     fn refuse_zone_options(&self) -> Result<(), ShapeError> {
+        match self.zone_option() {
+            Some(option) => Err(ShapeError::NotZoned { option }),
+            None => Ok(()),
+        }
+    }
+
+    /// An option that was given, if there is one.
+    pub(crate) fn given(&self) -> Option<&'static str> {
+        let model = self.model.map(|_| "--model");
+        let block_size = self.block_size.map(|_| "--block-size");
+        self.zone_option().or(model).or(block_size)
+    }
+
+    fn zone_option(&self) -> Option<&'static str> {
         let given = [
             ("--zone-size", self.zone_size.is_some()),
             ("--zone-capacity", self.zone_capacity.is_some()),
@@ -158,14 +170,12 @@ impl ShapeArgs {
             ("--max-active", self.max_active.is_some()),
             ("--max-append", self.max_append.is_some()),
         ];
-        match given.into_iter().find(|(_, given)| *given) {
-            Some((option, _)) => Err(ShapeError::NotZoned { option }),
-            None => Ok(()),
-        }
+        given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
 
     fn geometry(
         &self,
+        model: Model,
         size: Size,
         capacity: Sector,
         block_size: u32,
@@ -185,7 +195,7 @@ impl ShapeArgs {
             Size(most.max(block))
         });
         let spec = GeometrySpec {
-            model: self.model.model(),
+            model,
             capacity,
             zone_size,
             zone_capacity,
@@ -251,11 +261,11 @@ mod tests {
             zone_size: None,
             zone_capacity: None,
             conventional: None,
-            model: ModelArg::HostManaged,
+            model: None,
             max_open: None,
             max_active: None,
             max_append: None,
-            block_size: Size(4096),
+            block_size: None,
         }
     }
 
@@ -279,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_plain_disk_takes_no_zone_options() {
-        let plain = ShapeArgs { model: ModelArg::None, ..args() };
+        let plain = ShapeArgs { model: Some(ModelArg::None), ..args() };
         assert_eq!(plain.shape(Size(1 << 20)).unwrap().zones, None);
         let odd = ShapeArgs { max_open: Some(1), ..plain };
         assert_eq!(odd.shape(Size(1 << 20)), Err(ShapeError::NotZoned { option: "--max-open" }));
@@ -296,14 +306,18 @@ mod tests {
         assert!(refused(same, 0).contains("at least one block"));
         assert!(refused(same, 5000).contains("4096 or 8192 would work"));
         assert!(refused(same, u64::MAX).contains("at most 8 EiB"));
-        assert!(refused(|a| a.block_size = Size(1000), 4096).contains("power of two"));
-        assert!(refused(|a| a.block_size = Size(1 << 40), 4096).contains("power of two"));
+        assert!(refused(|a| a.block_size = Some(Size(1000)), 4096).contains("power of two"));
+        assert!(refused(|a| a.block_size = Some(Size(1 << 40)), 4096).contains("power of two"));
         assert!(refused(|a| a.zone_size = Some(Size(0)), 1 << 20).contains("--zone-size 0"));
         assert!(refused(|a| a.zone_size = Some(Size(1)), 1 << 20).contains("4096 would work"));
-        assert!(refused(|a| a.zone_size = Some(Size(2 << 40)), 1 << 20).contains("less than 2 TiB"));
+        assert!(
+            refused(|a| a.zone_size = Some(Size(2 << 40)), 1 << 20).contains("less than 2 TiB")
+        );
         let many = refused(|a| a.zone_size = Some(Size(4096)), 1 << 40);
         assert!(many.contains("--zone-size of 256 KiB or more"), "{many}");
-        assert!(refused(|a| a.zone_capacity = Some(Size(0)), 1 << 20).contains("--zone-capacity 0"));
+        assert!(
+            refused(|a| a.zone_capacity = Some(Size(0)), 1 << 20).contains("--zone-capacity 0")
+        );
         assert!(
             refused(|a| a.zone_capacity = Some(Size(1 << 20)), 1 << 20).contains("up to the zone")
         );

@@ -79,9 +79,7 @@ fn parse(text: &str) -> Result<u64, SizeError> {
         return Err(SizeError::NoNumber);
     }
     let (fraction, suffix) = match rest.strip_prefix('.') {
-        Some(rest) => {
-            rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()))
-        }
+        Some(rest) => rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len())),
         None => ("", rest),
     };
     let unit = unit(suffix.trim_start())?;

@@ -1,0 +1,225 @@
+//! One queue under load: what `zvb bench` measures.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use zvb_driver::{Buffer, Queue, Request};
+use zvb_host::client::{SharedMemory, VhostUser};
+use zvb_wire::{SECTOR_BYTES, Sector};
+
+use crate::args::Workload;
+use crate::device::explain;
+use crate::histogram::Histogram;
+use crate::random::Random;
+use crate::transfer::Run;
+
+/// How often the clock is looked at for the end, at most, while nothing has to be waited for.
+const SPINS: u32 = 64;
+
+/// What a queue does.
+pub(crate) struct Plan {
+    /// What to do.
+    pub(crate) workload: Workload,
+    /// Bytes of a request.
+    pub(crate) bytes: usize,
+    /// Requests in flight.
+    pub(crate) depth: usize,
+    /// How long.
+    pub(crate) time: Duration,
+    /// Poll rather than sleep.
+    pub(crate) busy_poll: bool,
+    /// How long to wait for a silent device.
+    pub(crate) timeout_ms: Option<u32>,
+    /// Where: whole zones, or parts of a plain disk. No request crosses from one into another.
+    pub(crate) runs: Vec<Run>,
+    /// Whether zones must be reset before they are written.
+    pub(crate) zoned: bool,
+    /// For random numbers.
+    pub(crate) seed: u64,
+}
+
+/// What came of it.
+pub(crate) struct Measured {
+    /// Latencies of requests that went well.
+    pub(crate) latencies: Histogram,
+    /// Requests that failed.
+    pub(crate) errors: u64,
+    /// Why the first of them did.
+    pub(crate) first_error: Option<anyhow::Error>,
+    /// How long it took.
+    pub(crate) elapsed: Duration,
+}
+
+/// Puts `queue` under load.
+pub(crate) fn run(
+    queue: &mut Queue<'_, VhostUser, SharedMemory>,
+    plan: &Plan,
+) -> anyhow::Result<Measured> {
+    let mut random = Random::new(plan.seed);
+    let mut spare = Vec::new();
+    let depth = plan.depth.min(queue.depth());
+    for _ in 0..depth {
+        let mut buffer = queue.buffer(plan.bytes).context("cannot get buffers")?;
+        buffer.set_len(plan.bytes);
+        random.fill(&mut buffer);
+        spare.push(buffer);
+    }
+    let mut load = Load {
+        places: Places { plan, index: 0, done: 0, random },
+        // By slot of the token, which is below the queue's depth.
+        started: vec![Instant::now(); queue.depth()],
+        measured: Measured {
+            latencies: Histogram::new(),
+            errors: 0,
+            first_error: None,
+            elapsed: Duration::ZERO,
+        },
+        spare,
+        in_flight: 0,
+    };
+    let begin = Instant::now();
+    let end = begin + plan.time;
+    loop {
+        let now = Instant::now();
+        if now < end {
+            load.feed(queue)?;
+        } else if load.in_flight == 0 {
+            break;
+        }
+        load.collect(queue, plan)?;
+    }
+    load.measured.elapsed = begin.elapsed();
+    Ok(load.measured)
+}
+
+struct Load<'p> {
+    places: Places<'p>,
+    started: Vec<Instant>,
+    measured: Measured,
+    spare: Vec<Buffer<SharedMemory>>,
+    in_flight: usize,
+}
+
+impl Load<'_> {
+    /// Sends as many requests as there are buffers.
+    fn feed(&mut self, queue: &mut Queue<'_, VhostUser, SharedMemory>) -> anyhow::Result<()> {
+        if self.spare.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        while let Some(buffer) = self.spare.pop() {
+            let request = self.places.next(queue, buffer)?;
+            let token = queue.submit(request).map_err(|r| r.error).context("cannot send")?;
+            if let Some(started) = self.started.get_mut(token.slot()) {
+                *started = now;
+            }
+            self.in_flight += 1;
+        }
+        queue.kick().map_err(explain).context("cannot notify the device")
+    }
+
+    /// Takes at least one answer.
+    fn collect(
+        &mut self,
+        queue: &mut Queue<'_, VhostUser, SharedMemory>,
+        plan: &Plan,
+    ) -> anyhow::Result<()> {
+        let mut spins = 0;
+        loop {
+            let mut now = None;
+            while let Some(completion) = queue.poll().context("the device failed")? {
+                let now = *now.get_or_insert_with(Instant::now);
+                let started = self.started.get(completion.token.slot()).copied().unwrap_or(now);
+                self.in_flight = self.in_flight.saturating_sub(1);
+                match completion.result {
+                    Ok(_) => {
+                        let nanos = now.saturating_duration_since(started).as_nanos();
+                        self.measured.latencies.add(u64::try_from(nanos).unwrap_or(u64::MAX));
+                    }
+                    Err(error) => {
+                        self.measured.errors += 1;
+                        self.measured.first_error.get_or_insert_with(|| error.into());
+                    }
+                }
+                self.spare.extend(completion.buffer);
+            }
+            if now.is_some() || self.in_flight == 0 {
+                return Ok(());
+            }
+            if plan.busy_poll {
+                spins += 1;
+                std::hint::spin_loop();
+                if spins > SPINS {
+                    // Lets the device run where there are not enough processors for both.
+                    std::thread::yield_now();
+                    spins = 0;
+                }
+            } else {
+                queue.wait(plan.timeout_ms).map_err(explain).context("the device is silent")?;
+            }
+        }
+    }
+}
+
+/// Where the requests go.
+struct Places<'p> {
+    plan: &'p Plan,
+    /// Of the run in use.
+    index: usize,
+    /// Requests that went to that run.
+    done: u64,
+    random: Random,
+}
+
+impl Places<'_> {
+    fn next(
+        &mut self,
+        queue: &mut Queue<'_, VhostUser, SharedMemory>,
+        buffer: Buffer<SharedMemory>,
+    ) -> anyhow::Result<Request<SharedMemory>> {
+        let sectors = self.plan.bytes as u64 / SECTOR_BYTES;
+        let at = match self.plan.workload {
+            Workload::Randread | Workload::Randwrite => self.anywhere(sectors),
+            Workload::Read | Workload::Write | Workload::Append => self.onwards(queue, sectors)?,
+        };
+        Ok(match self.plan.workload {
+            Workload::Read | Workload::Randread => Request::Read { at, buffer },
+            Workload::Write | Workload::Randwrite => Request::Write { at, buffer },
+            Workload::Append => Request::Append { zone: self.run().at, buffer },
+        })
+    }
+
+    fn run(&self) -> Run {
+        let nowhere = Run { at: Sector::ZERO, sectors: Sector::ZERO };
+        self.plan.runs.get(self.index).copied().unwrap_or(nowhere)
+    }
+
+    fn anywhere(&mut self, sectors: u64) -> Sector {
+        self.index = self.random.below(self.plan.runs.len() as u64) as usize;
+        let run = self.run();
+        let place = self.random.below((run.sectors.0 / sectors.max(1)).max(1));
+        Sector(run.at.0.saturating_add(place.saturating_mul(sectors)))
+    }
+
+    fn onwards(
+        &mut self,
+        queue: &mut Queue<'_, VhostUser, SharedMemory>,
+        sectors: u64,
+    ) -> anyhow::Result<Sector> {
+        if self.done >= self.run().sectors.0 / sectors.max(1) {
+            self.index = (self.index + 1) % self.plan.runs.len().max(1);
+            self.done = 0;
+        }
+        let run = self.run();
+        let writes = matches!(self.plan.workload, Workload::Write | Workload::Append);
+        if self.done == 0 && writes && self.plan.zoned {
+            queue
+                .reset(run.at)
+                .map_err(explain)
+                .with_context(|| format!("cannot reset the zone at sector {}", run.at))?;
+        }
+        let at = run.at.0.saturating_add(self.done.saturating_mul(sectors));
+        self.done += 1;
+        Ok(Sector(at))
+    }
+}

@@ -1,0 +1,35 @@
+//! The commands.
+
+mod bench;
+mod create;
+mod data;
+mod demo;
+mod info;
+mod plain;
+mod report;
+mod serve;
+mod zone;
+
+use crate::args::Command;
+
+/// Does what was asked.
+pub(crate) fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Create(args) => create::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Open(args) => zone::run(zone::Action::Open, &args),
+        Command::Close(args) => zone::run(zone::Action::Close, &args),
+        Command::Finish(args) => zone::run(zone::Action::Finish, &args),
+        Command::Reset(args) if args.all => zone::reset_all(&args.zones),
+        Command::Reset(args) => zone::run(zone::Action::Reset, &args.zones),
+        Command::Append(args) => data::append(&args),
+        Command::Write(args) => data::write(&args),
+        Command::Read(args) => data::read(&args),
+        Command::Flush(args) => plain::flush(&args),
+        Command::Id(args) => plain::id(&args),
+        Command::Bench(args) => bench::run(&args),
+    }
+}

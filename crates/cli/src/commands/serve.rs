@@ -1,0 +1,188 @@
+//! `zvb serve`.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use serde_json::json;
+use zvb_device::{Device, DeviceOptions};
+use zvb_host::server::{Level, Log, LogObserver, Server, ServerOptions, Shutdown};
+use zvb_storage::{Image, Memory, OpenOptions, Recovery, Volume};
+
+use crate::args::ServeArgs;
+use crate::attach::Attach;
+use crate::output::{self, Usage};
+use crate::size::Size;
+
+/// What to serve.
+enum Source {
+    Image(PathBuf),
+    Memory(Size),
+}
+
+pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    if args.print_capabilities {
+        let capabilities = json!({ "type": "block", "features": ["read-only", "blk-file"] });
+        return output::json(&capabilities);
+    }
+    let source = source(args)?;
+    let log: Arc<dyn Log> = Arc::new(Stderr { least: least(args) });
+    let shutdown = Shutdown::on_signals().context("cannot take signals")?;
+    // The socket comes first: when another server is there, the image is not touched.
+    let options = ServerOptions { log: Arc::clone(&log) };
+    let (server, socket) = bind(args, options)?;
+    let volume = open(args, &source, &log)?;
+    let options = DeviceOptions {
+        queues: args.queues.get(),
+        observer: Arc::new(LogObserver::new(Arc::clone(&log))),
+        ..DeviceOptions::default()
+    };
+    let device = Device::new(Arc::clone(&volume), options).context("cannot make a device of it")?;
+    announce(args, socket.as_deref())?;
+    let served = server.serve(&device, &shutdown).context("cannot go on serving");
+    // The image is left in order also when the server was not.
+    drop(device);
+    let closed = volume.close().context("the disk could not be left in order");
+    if served.is_ok() && closed.is_ok() {
+        log.log(Level::Info, format_args!("ended in order"));
+    }
+    served.and(closed)
+}
+
+fn source(args: &ServeArgs) -> anyhow::Result<Source> {
+    if let Some(file) = &args.blk_file {
+        no_geometry(args)?;
+        return Ok(Source::Image(file.clone()));
+    }
+    let disk = args.disk.as_deref().unwrap_or_default();
+    let Some(size) = disk.strip_prefix("mem:") else {
+        no_geometry(args)?;
+        return Ok(Source::Image(disk.into()));
+    };
+    if args.read_only {
+        return Err(
+            Usage("a disk in memory is made empty: --read-only makes no sense".into()).into()
+        );
+    }
+    match size.parse() {
+        Ok(size) => Ok(Source::Memory(size)),
+        Err(error) => Err(Usage(format!("{disk}: {error}; use mem:SIZE, like mem:1G")).into()),
+    }
+}
+
+fn no_geometry(args: &ServeArgs) -> Result<(), Usage> {
+    match args.shape.given() {
+        Some(option) => Err(Usage(format!(
+            "{option} is for mem:SIZE; an image has its geometry from `zvb create`"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn bind(args: &ServeArgs, options: ServerOptions) -> anyhow::Result<(Server, Option<PathBuf>)> {
+    if let Some(fd) = args.fd {
+        let fd = inherited(fd).with_context(|| format!("cannot use file descriptor {fd}"))?;
+        return Ok((Server::from_fd(fd, options).context("cannot serve on it")?, None));
+    }
+    let Some(path) = &args.socket_path else {
+        return Err(Usage("use --socket-path PATH or --fd N".into()).into());
+    };
+    let server = Server::bind(path, options)
+        .with_context(|| format!("cannot serve at {}", path.display()))?;
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    Ok((server, Some(path)))
+}
+
+/// A descriptor of this process by its number. (Asking the kernel for it is the way to one that needs no
+/// promise of ours about who owns it.)
+fn inherited(fd: i32) -> rustix::io::Result<OwnedFd> {
+    let myself = pidfd_open(getpid(), PidfdFlags::empty())?;
+    pidfd_getfd(myself, fd, PidfdGetfdFlags::empty())
+}
+
+fn open(args: &ServeArgs, source: &Source, log: &Arc<dyn Log>) -> anyhow::Result<Arc<dyn Volume>> {
+    let path = match source {
+        Source::Memory(size) => {
+            let shape = args.shape.shape(*size)?;
+            let memory = Memory::new(shape.capacity, shape.block_size, shape.zones);
+            return Ok(Arc::new(memory.context("cannot make a disk in memory")?));
+        }
+        Source::Image(path) => path,
+    };
+    let options = OpenOptions {
+        read_only: args.read_only,
+        engine: args.engine,
+        direct: args.direct,
+        ..Default::default()
+    };
+    let image = Image::open(path, &options)?;
+    match image.recovery() {
+        Recovery::Clean => {}
+        other => log.log(Level::Info, format_args!("{}: {}", path.display(), recovered(&other))),
+    }
+    if image.shape().read_only && !args.read_only {
+        bail!("{} can only be served with --read-only", path.display());
+    }
+    Ok(Arc::new(image))
+}
+
+/// How an image was left, for the log and for `zvb info`.
+pub(super) fn recovered(recovery: &Recovery) -> &'static str {
+    match recovery {
+        Recovery::Clean => "was left in order",
+        Recovery::ProcessDied => "its last server died; everything that it acknowledged is there",
+        Recovery::HostDied => "the host went down under its last server; what was flushed is there",
+        Recovery::SyncFailed => {
+            "the host's disk failed under its last server; what was flushed before is there"
+        }
+        _ => "was not left in order",
+    }
+}
+
+/// Says that the device is there, and how to get at it. The server goes on when nobody listens.
+fn announce(args: &ServeArgs, socket: Option<&Path>) -> anyhow::Result<()> {
+    if args.output.quiet {
+        return Ok(());
+    }
+    let said = match socket {
+        Some(socket) => {
+            let attach = Attach::new(socket, args.queues.get());
+            if args.output.json { output::json(&attach) } else { Ok(output::print(attach)?) }
+        }
+        None if args.output.json => output::json(&json!({ "fd": args.fd })),
+        None => Ok(output::say("Serving on the descriptor that was handed over")?),
+    };
+    if said.is_err() {
+        output::log("nobody reads standard output; serving all the same");
+    }
+    Ok(())
+}
+
+fn least(args: &ServeArgs) -> Level {
+    match (args.output.quiet, args.verbose) {
+        (_, true) => Level::Debug,
+        (true, false) => Level::Warn,
+        (false, false) => Level::Info,
+    }
+}
+
+/// Lines on standard error.
+struct Stderr {
+    least: Level,
+}
+
+impl Log for Stderr {
+    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
+        if level < self.least {
+            return;
+        }
+        match level {
+            Level::Warn => output::log(format_args!("warning: {line}")),
+            Level::Error => output::log(format_args!("error: {line}")),
+            _ => output::log(line),
+        }
+    }
+}
