@@ -132,7 +132,14 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
     /// All zones of the disk.
     pub fn zones(&mut self) -> Result<Vec<Zone>, Error<T::Error>> {
         let mut zones = Vec::new();
-        self.report(Sector::ZERO, u32::MAX, |zone| zones.push(zone))?;
+        let mut room = Ok(());
+        self.report(Sector::ZERO, u32::MAX, |zone| {
+            room = room.and_then(|()| zones.try_reserve(1).map_err(|_| RequestError::NoMemory));
+            if room.is_ok() {
+                zones.push(zone);
+            }
+        })?;
+        room?;
         Ok(zones)
     }
 
@@ -203,14 +210,16 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
         depth: usize,
     ) -> Result<(), Error<T::Error>> {
         let since = self.state.next_sequence();
-        let size = self.info.max_transfer.min(PIECE_BYTES.max(self.info.block_size)) as usize;
+        let size = self.info.max_transfer.min(PIECE_BYTES.max(self.unit())) as usize;
         let (mut idle, mut pieces) = (Vec::new(), Vec::<Piece>::with_capacity(depth));
         let (mut next, mut outcome) = (0, Ok(()));
         loop {
             let mut stalled = false;
             while outcome.is_ok() && !stalled && next < data.len() && pieces.len() < depth {
-                let len = size.min(data.len() - next);
-                let buffer = match idle.pop().map_or_else(|| self.buffer(len), Ok) {
+                let len = self.piece(at, next, data.len());
+                // A piece that a zone's end made short is no measure for those after it.
+                let room = len.max(size.min(data.len() - next));
+                let buffer = match idle.pop().map_or_else(|| self.buffer(room), Ok) {
                     Ok(buffer) => buffer,
                     // Fewer at a time will do.
                     Err(_) if !pieces.is_empty() => break,
@@ -246,6 +255,29 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
             outcome = outcome.and(result.map_err(Error::Request));
             idle.extend(completion.buffer);
         }
+    }
+
+    /// What pieces are whole multiples of, in bytes.
+    fn unit(&self) -> u32 {
+        let granularity = self.info.zoned.map_or(0, |zoned| zoned.write_granularity);
+        granularity.max(self.info.block_size)
+    }
+
+    /// How many of `total` bytes at `at` go in the piece that begins with byte `offset`: whole blocks and
+    /// granules, and none that reaches into another zone.
+    fn piece(&self, at: Sector, offset: usize, total: usize) -> usize {
+        let (info, unit) = (self.info, self.unit());
+        let mut size = u64::from(info.max_transfer.min(PIECE_BYTES.max(unit)));
+        if size > u64::from(unit) {
+            size -= size % u64::from(unit);
+        }
+        if let Some(zoned) = &info.zoned {
+            // Inside the disk, so nothing overflows; and never 0.
+            let at = Sector(at.0 + offset as u64 / SECTOR_BYTES);
+            let left = zoned.zone_start(at).0 + zoned.zone_size.0 - at.0;
+            size = size.min(left.saturating_mul(SECTOR_BYTES));
+        }
+        (total - offset).min(usize::try_from(size).unwrap_or(usize::MAX))
     }
 
     /// Sends the `len` bytes at `offset` of `data`; the buffer comes back when the queue is full.

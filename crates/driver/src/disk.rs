@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use zvb_wire::{Config, DeviceStatus, Features, Sector};
+use zvb_wire::{Config, DeviceStatus, Features, Model, Sector};
 
 use crate::dma::{Buffer, NoMemory};
 use crate::error::{Error, Fault, Invalid, ProbeError, SubmitError};
@@ -132,7 +132,7 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         let features = self.info.features;
         let config = probe::read_config(&mut self.transport, features)?;
         let mut info = Info::new(&config, features, self.info.queues, self.info.queue_size)?;
-        // The queues' memory was made for the limits of that day; they only get smaller.
+        same_zones(&self.info, &info)?;
         info.keep_limits(&self.info);
         let changed = info != self.info;
         self.info = info;
@@ -228,7 +228,22 @@ impl<T: Transport, D: Dma> Drop for Disk<T, D> {
     }
 }
 
-/// Takes a device that was reset all the way to DRIVER_OK, with its queues in `queues`.
+/// A disk in use can get zones or lose them; what a zone is stays what it was.
+fn same_zones<E: core::error::Error>(before: &Info, after: &Info) -> Result<(), ProbeError<E>> {
+    let of =
+        |info: &Info| info.zoned.map_or((Model::None, Sector::ZERO), |z| (z.model, z.zone_size));
+    match (of(before), of(after)) {
+        (before, after) if before.0 != after.0 => {
+            Err(ProbeError::ModelChanged { before: before.0 as u8, after: after.0 as u8 })
+        }
+        (before, after) if before.1 != after.1 => {
+            Err(ProbeError::ZoneSizeChanged { before: before.1, after: after.1 })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes a device all the way from reset to DRIVER_OK, with its queues in `queues`.
 fn start<T: Transport, D: Dma>(
     transport: &mut T,
     dma: &D,

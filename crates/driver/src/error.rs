@@ -40,6 +40,14 @@ pub enum ProbeError<E: core::error::Error + 'static> {
         /// Read afterwards.
         after: u8,
     },
+    /// The size of zones changed after the device was set up.
+    #[error("the zone size changed from {before} to {after} sectors on a disk in use")]
+    ZoneSizeChanged {
+        /// What it was.
+        before: Sector,
+        /// What it is said to be now.
+        after: Sector,
+    },
     /// The configuration space ends before a field that an accepted feature promises.
     #[error("the configuration space has {got} bytes, and {needed} are needed")]
     ConfigTooShort {
@@ -252,7 +260,7 @@ impl RequestError {
         }
     }
 
-    /// The status that the device sent, where one came.
+    /// The status that the device sent, where that is what failed.
     pub fn status(&self) -> Option<Status> {
         Some(match self {
             Self::Io => Status::IOERR,
@@ -262,8 +270,7 @@ impl RequestError {
             Self::OpenResource => Status::ZONE_OPEN_RESOURCE,
             Self::ActiveResource => Status::ZONE_ACTIVE_RESOURCE,
             Self::Unknown(status) => Status(*status),
-            Self::NoMemory => Status::OK,
-            Self::Lie(_) => return None,
+            Self::Lie(_) | Self::NoMemory => return None,
         })
     }
 }

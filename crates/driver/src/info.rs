@@ -190,7 +190,7 @@ impl Info {
         Ok(info)
     }
 
-    /// Takes the limits on segments from `before`, of which memory was made.
+    /// Takes from `before` what the memory of queues and the requests in flight were made for.
     pub(crate) fn keep_limits(&mut self, before: &Self) {
         self.size_max = before.size_max;
         self.seg_max = before.seg_max;

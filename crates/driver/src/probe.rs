@@ -166,8 +166,10 @@ pub(crate) fn queue_size<T: Transport>(
 
 /// Tells the device that the driver has given up on it. What that meets is of no more interest.
 pub(crate) fn give_up<T: Transport>(transport: &mut T) {
-    let status = transport.status().unwrap_or_default();
-    let _ = transport.set_status(status | DeviceStatus::FAILED);
+    // Bits must not be cleared, so without knowing them nothing is said.
+    if let Ok(status) = transport.status() {
+        let _ = transport.set_status(status | DeviceStatus::FAILED);
+    }
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use crate::zone::parse_report;
 
 /// Each request in flight has this much of its own for what goes around the data: a cache line.
 const SLOT_BYTES: usize = 64;
+const HEADER_BYTES: usize = RequestHeader::BYTES as usize;
 /// The in-header of an append, whose last byte is the status of every request.
-const IN_HEADER_AT: usize = RequestHeader::BYTES as usize;
+const IN_HEADER_AT: usize = HEADER_BYTES;
 const STATUS_AT: usize = IN_HEADER_AT + AppendInHeader::BYTES as usize - 1;
 /// The answer to GET_ID.
 const ID_AT: usize = 32;
@@ -231,7 +232,7 @@ impl<D: Dma> QueueState<D> {
     ) {
         let at = usize::from(slot) * SLOT_BYTES;
         let header = RequestHeader::new(plan.request_type, plan.sector);
-        self.control.write::<IN_HEADER_AT>(at, zerocopy::transmute!(header));
+        self.control.write::<HEADER_BYTES>(at, zerocopy::transmute!(header));
         self.control.write(at + IN_HEADER_AT, [NO_STATUS; AppendInHeader::BYTES as usize]);
 
         self.readable.clear();

@@ -70,6 +70,67 @@ pub trait Transport {
     fn wait(&self, index: u16, timeout_ms: Option<u32>) -> Result<(), Self::Error>;
 }
 
+/// A transport that is lent: what becomes of it after the driver is done is its owner's affair.
+impl<T: Transport + ?Sized> Transport for &mut T {
+    type Error = T::Error;
+
+    fn reset(&mut self) -> Result<(), Self::Error> {
+        (**self).reset()
+    }
+
+    fn status(&mut self) -> Result<DeviceStatus, Self::Error> {
+        (**self).status()
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) -> Result<(), Self::Error> {
+        (**self).set_status(status)
+    }
+
+    fn device_features(&mut self) -> Result<Features, Self::Error> {
+        (**self).device_features()
+    }
+
+    fn set_driver_features(&mut self, features: Features) -> Result<(), Self::Error> {
+        (**self).set_driver_features(features)
+    }
+
+    fn config_generation(&mut self) -> Result<u32, Self::Error> {
+        (**self).config_generation()
+    }
+
+    fn config_len(&mut self) -> Result<u32, Self::Error> {
+        (**self).config_len()
+    }
+
+    fn read_config(&mut self, offset: u32, into: &mut [u8]) -> Result<(), Self::Error> {
+        (**self).read_config(offset, into)
+    }
+
+    fn write_config(&mut self, offset: u32, from: &[u8]) -> Result<(), Self::Error> {
+        (**self).write_config(offset, from)
+    }
+
+    fn max_queues(&mut self) -> Result<u16, Self::Error> {
+        (**self).max_queues()
+    }
+
+    fn max_queue_size(&mut self, index: u16) -> Result<u16, Self::Error> {
+        (**self).max_queue_size(index)
+    }
+
+    fn set_up_queue(&mut self, index: u16, layout: &QueueLayout) -> Result<(), Self::Error> {
+        (**self).set_up_queue(index, layout)
+    }
+
+    fn notify(&self, index: u16) -> Result<(), Self::Error> {
+        (**self).notify(index)
+    }
+
+    fn wait(&self, index: u16, timeout_ms: Option<u32>) -> Result<(), Self::Error> {
+        (**self).wait(index, timeout_ms)
+    }
+}
+
 /// A piece of memory that driver and device share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DmaRegion {
