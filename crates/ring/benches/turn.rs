@@ -70,7 +70,7 @@ fn round(indirect: bool) -> (f64, f64) {
         black_box(driver.publish());
         let added = Instant::now();
         while let Some(chain) = device.pop().expect("a good ring") {
-            let chain = black_box(chain);
+            black_box(&chain);
             device.recycle(chain.readable);
             device.recycle(chain.writable);
             heads.push(chain.head);

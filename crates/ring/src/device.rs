@@ -197,18 +197,19 @@ impl DeviceQueue {
             return Err(RingError::HeadInFlight { head });
         }
         *word |= bit;
-        let (readable, writable) = self.walk(head)?;
-        let pieces = (readable.segments().len() + writable.segments().len()) as u32;
-        self.pieces = self.pieces.saturating_add(pieces);
+        let readable = Buffers::new(Rc::clone(&self.memory), self.spares.take());
+        let writable = Buffers::new(Rc::clone(&self.memory), self.spares.take());
+        let head = Head { id: head, pieces: 0, writable: 0 };
+        let mut chain = Chain { readable, writable, head };
+        self.walk(&mut chain)?;
+        self.pieces = self.pieces.saturating_add(chain.head.pieces);
         let limit = self.spares.pieces_limit();
         if self.pieces > limit {
             return Err(RingError::TooManyPieces { limit });
         }
         self.in_flight += 1;
         self.next_available = self.next_available.wrapping_add(1);
-        // Buffers hold less than 2^32 bytes.
-        let head = Head { id: head, pieces, writable: writable.len() as u32 };
-        Ok(Some(Chain { readable, writable, head }))
+        Ok(Some(chain))
     }
 
     /// The bit of `head` among those in flight; `None` when there is no such descriptor.

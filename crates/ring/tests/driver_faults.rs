@@ -4,8 +4,6 @@
 
 mod guest;
 
-use std::rc::Rc;
-
 use guest::{BASE, DATA, Guest, INDIRECT, NEXT, WRITE};
 use zvb_ring::{
     AddError, DeviceLie, DriverConfig, DriverQueue, IndirectTables, Part, SetupError, SharedArea,
@@ -218,7 +216,7 @@ fn a_new_queue_is_zeroed_and_aligned_or_refused() {
 
 #[test]
 fn suppression_by_flags() {
-    let (mut guest, mut queue) = driver(8, false, None);
+    let (guest, mut queue) = driver(8, false, None);
     let mut device = guest.queue();
     queue.add(&[(DATA, 1)], &[]).unwrap();
     assert!(queue.publish());
@@ -241,7 +239,6 @@ fn suppression_by_flags() {
     }
     assert!(!device.resume_notifications());
     assert!(queue.resume_notifications());
-    guest.index = 0;
 }
 
 #[test]
@@ -280,6 +277,7 @@ fn suppression_by_event_index() {
         device.push(head, 0);
         assert_eq!(device.publish(), used == 3, "element {used}");
     }
-    assert!(!queue.resume_notifications() || queue.has_used());
-    let _ = Rc::strong_count(&guest.memory);
+    // Answers wait, so this end must not sleep; and the wish is where the next answer is.
+    assert!(queue.resume_notifications());
+    assert_eq!(guest.read(guest.available + 4 + 2 * 8, 2), 0u16.to_le_bytes());
 }

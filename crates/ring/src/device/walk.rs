@@ -5,16 +5,15 @@ use core::ptr::NonNull;
 
 use zerocopy::transmute;
 
-use super::DeviceQueue;
 use super::spares::chain_limit;
+use super::{Chain, DeviceQueue};
 use crate::error::RingError;
 use crate::layout::Descriptor;
 use crate::memory::{Buffers, GuestMemory};
 
 /// What of a chain has been walked.
-struct Walk {
-    readable: Buffers,
-    writable: Buffers,
+struct Walk<'a> {
+    chain: &'a mut Chain,
     /// A writable descriptor was seen, be it an empty one.
     writing: bool,
     /// Descriptors that were followed, but for the one that refers to an indirect table.
@@ -22,9 +21,9 @@ struct Walk {
     limit: u16,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// Counts a descriptor: what ends every walk.
-    #[inline]
+    #[inline(always)]
     fn count(&mut self) -> Result<(), RingError> {
         if self.walked >= self.limit {
             return Err(RingError::ChainTooLong { limit: self.limit });
@@ -34,43 +33,45 @@ impl Walk {
     }
 
     /// Adds the buffer that `descriptor` describes. An empty one adds nothing, wherever it points.
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, descriptor: &Descriptor) -> Result<(), RingError> {
         let (address, len) = (descriptor.address.get(), descriptor.len.get());
         let buffers = if descriptor.has(Descriptor::WRITE) {
             self.writing = true;
-            &mut self.writable
+            &mut self.chain.writable
         } else if self.writing {
             return Err(RingError::ReadableAfterWritable);
         } else {
-            &mut self.readable
+            &mut self.chain.readable
         };
-        if buffers.push(address, len) {
-            // Each of the two is below 2^32: no overflow.
-            if self.readable.len() + self.writable.len() > u64::from(u32::MAX) {
-                return Err(RingError::TooLong);
-            }
-            return Ok(());
+        let before = buffers.len();
+        if !buffers.push(address, len) {
+            return Err(refusal(before, address, len));
         }
-        if buffers.len() + u64::from(len) > u64::from(u32::MAX) {
+        // Each of the two is below 2^32: no overflow.
+        if self.chain.readable.len() + self.chain.writable.len() > u64::from(u32::MAX) {
             return Err(RingError::TooLong);
         }
-        Err(RingError::NotMemory { address, len })
+        Ok(())
     }
 }
 
+/// Why `len` bytes at `address` could not be added to buffers of `before` bytes.
+#[cold]
+fn refusal(before: u64, address: u64, len: u32) -> RingError {
+    if before + u64::from(len) > u64::from(u32::MAX) {
+        return RingError::TooLong;
+    }
+    RingError::NotMemory { address, len }
+}
+
 impl DeviceQueue {
-    /// Walks the chain from `head`, which is inside the table. The walk ends: each step is counted.
+    /// Fills `chain`, empty but for the number of its head, which is inside the table. The walk ends: each
+    /// step is counted.
     #[inline]
-    pub(super) fn walk(&mut self, head: u16) -> Result<(Buffers, Buffers), RingError> {
-        let mut walk = Walk {
-            readable: Buffers::new(Rc::clone(&self.memory), self.spares.take()),
-            writable: Buffers::new(Rc::clone(&self.memory), self.spares.take()),
-            writing: false,
-            walked: 0,
-            limit: self.config.size,
-        };
-        let mut index = head;
+    pub(super) fn walk(&mut self, chain: &mut Chain) -> Result<(), RingError> {
+        let mut index = chain.head.id;
+        let mut walk = Walk { chain, writing: false, walked: 0, limit: self.config.size };
         loop {
             let descriptor = self.parts.descriptor(index);
             if descriptor.has(Descriptor::INDIRECT) {
@@ -89,12 +90,20 @@ impl DeviceQueue {
                 return Err(RingError::DescriptorOutOfRange { next: index, entries });
             }
         }
-        Ok((walk.readable, walk.writable))
+        let Chain { readable, writable, head } = chain;
+        head.pieces = (readable.segments().len() + writable.segments().len()) as u32;
+        // Buffers hold less than 2^32 bytes.
+        head.writable = writable.len() as u32;
+        Ok(())
     }
 
     /// Walks the indirect table that `descriptor` refers to, and with it the rest of the chain. The WRITE
     /// flag of `descriptor` means nothing (virtio 2.7.5.3.2).
-    fn walk_table(&mut self, walk: &mut Walk, descriptor: &Descriptor) -> Result<(), RingError> {
+    fn walk_table(
+        &mut self,
+        walk: &mut Walk<'_>,
+        descriptor: &Descriptor,
+    ) -> Result<(), RingError> {
         if !self.config.indirect {
             return Err(RingError::IndirectNotNegotiated);
         }
