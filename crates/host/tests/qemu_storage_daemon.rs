@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use zvb_driver::{Answer, Completion, Disk, Error, Options, Queue, Request, Sector};
+use zvb_driver::{Answer, Completion, Disk, Error, Options, Queue, Request, Sector, Transport};
 use zvb_host::client::{self, ClientError, SharedMemory, VhostUser};
 
 const DISK_BYTES: u64 = 16 << 20;
@@ -40,13 +41,23 @@ impl Daemon {
                 "vhost-user-blk,id=e,node-name=n,writable=on,num-queues=2,addr.type=unix,addr.path={}",
                 socket.display()
             ))
-            .stdin(Stdio::null())
+            .args(["--chardev", "stdio,id=c", "--monitor", "chardev=c"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
             .spawn();
         let Ok(child) = started else {
             eprintln!("skipped: qemu-storage-daemon is not installed");
             return None;
         };
         Some(Self { child, socket, image, _directory: directory })
+    }
+
+    /// Has the disk resized while it is served.
+    fn resize(&mut self, bytes: u64) {
+        let monitor = self.child.stdin.as_mut().unwrap();
+        writeln!(monitor, r#"{{"execute": "qmp_capabilities"}}"#).unwrap();
+        let arguments = format!(r#"{{"node-name": "n", "size": {bytes}}}"#);
+        writeln!(monitor, r#"{{"execute": "block_resize", "arguments": {arguments}}}"#).unwrap();
     }
 
     fn disk(&self) -> ForeignDisk {
@@ -147,6 +158,36 @@ fn a_disk_of_qemu_is_driven_through_both_queues_at_depth() {
             assert_eq!(*block, *pattern(number), "block {number}");
         }
     }
+}
+
+#[test]
+fn a_disk_that_grows_is_seen_to() {
+    let Some(mut daemon) = Daemon::start() else { return };
+    let mut disk = daemon.disk();
+    assert!(!disk.refresh().unwrap());
+    daemon.resize(2 * DISK_BYTES);
+    let start = Instant::now();
+    while !disk.refresh().unwrap() {
+        assert!(start.elapsed() < Duration::from_secs(20), "no new size");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(disk.info().capacity, Sector(2 * DISK_BYTES / 512));
+    disk.write(Sector(DISK_BYTES / 512), &pattern(1)).unwrap();
+    drop(disk);
+
+    // And it is told without being asked.
+    let memory = SharedMemory::new(4096).unwrap();
+    let mut transport = connect(&daemon.socket, &memory).unwrap();
+    assert_eq!(transport.config_generation().unwrap(), 0);
+    daemon.resize(3 * DISK_BYTES);
+    let start = Instant::now();
+    while transport.config_generation().unwrap() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(20), "no news of the new size");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut capacity = [0; 8];
+    transport.read_config(0, &mut capacity).unwrap();
+    assert_eq!(u64::from_le_bytes(capacity), 3 * DISK_BYTES / 512);
 }
 
 #[test]

@@ -209,6 +209,13 @@ fn signal(fd: &OwnedFd) {
 }
 
 #[test]
+fn queues_can_be_driven_from_several_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<VhostUser>();
+    shared::<SharedMemory>();
+}
+
+#[test]
 fn the_handshake_is_in_order() {
     use FrontendRequest as R;
     let (device, _, server) = connect(Fake::new());

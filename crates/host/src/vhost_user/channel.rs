@@ -78,8 +78,8 @@ pub enum ChannelError {
     /// A header that no message has.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// More file descriptors than any message has.
-    #[error("more than {MAX_FDS} file descriptors with one message")]
+    /// More file descriptors than any message has, or than this process may have open.
+    #[error("more than {MAX_FDS} file descriptors with one message, or too many open already")]
     TooManyFds,
     /// The socket failed.
     #[error("the socket failed")]
