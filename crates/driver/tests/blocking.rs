@@ -237,7 +237,8 @@ fn what_else_is_in_flight_keeps_its_completion() {
 
 #[test]
 fn a_device_that_takes_its_time_is_waited_for() {
-    // One answer a turn, with the event index and without: a lost wakeup would be `Silence`.
+    // One answer a turn, with the event index and without, past the end of 16 bits: a lost wakeup would
+    // be `Silence`.
     for event_index in [true, false] {
         let fake = Fake::plain();
         {
@@ -248,7 +249,7 @@ fn a_device_that_takes_its_time_is_waited_for() {
             fake.per_turn = 1;
         }
         let mut disk = drive(&fake);
-        for round in 0..2000 {
+        for round in 0..12_000 {
             let data = pattern(512 * (1 + round % 5));
             disk.write(Sector(4), &data).unwrap();
             let mut back = vec![0; data.len()];

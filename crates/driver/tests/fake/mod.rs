@@ -50,6 +50,7 @@ pub struct Seen {
 }
 
 type Tamper = Box<dyn FnOnce(&mut Reply)>;
+type Change = Box<dyn FnOnce(&mut Config)>;
 
 /// The device, for the test to look at and to turn the screws of.
 pub struct Fake {
@@ -60,7 +61,8 @@ pub struct Fake {
     /// Called before each read of the generation.
     pub generation: Box<dyn FnMut() -> u32>,
     pub refuse_features: bool,
-    pub on_features: Option<Box<dyn FnOnce(&mut Config)>>,
+    /// Called once, when the driver has accepted features.
+    pub on_features: Option<Change>,
     pub status: DeviceStatus,
     pub accepted: Features,
     pub max_queues: u16,
