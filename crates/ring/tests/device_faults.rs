@@ -308,6 +308,16 @@ fn pieces_in_flight_are_limited() {
     }
     assert_eq!(chains.len(), 256);
     assert_eq!(queue.in_flight(), 256);
+
+    // What is answered counts no more.
+    let mut queue = guest.queue();
+    guest.set_index(0);
+    for _ in 0..1000 {
+        guest.make_available(0);
+        let chain = queue.pop().unwrap().unwrap();
+        queue.push(chain.head, 0);
+        assert!(queue.publish());
+    }
 }
 
 #[test]
