@@ -1,0 +1,168 @@
+//! A medium in memory that can fail at will, and lose what was not synced.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use zvb_ring::Buffers;
+use zvb_storage::{Image, Medium, MediumFile, OpenOptions, Refusal};
+
+use super::Rng;
+
+/// Errors of the system.
+pub(crate) const EIO: i32 = 5;
+pub(crate) const ENOSPC: i32 = 28;
+
+/// What a [`Faulty`] has and does; kept by the test.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// As this host sees it.
+    now: Mutex<Vec<u8>>,
+    /// As it is on the disk.
+    durable: Mutex<Vec<u8>>,
+    table: Mutex<(usize, Arc<Vec<AtomicU64>>)>,
+    /// Errors to fail with; 0 for none.
+    pub(crate) fail_read: AtomicU64,
+    pub(crate) fail_write: AtomicU64,
+    pub(crate) fail_sync: AtomicU64,
+    /// Reads and writes move at most this many bytes; 0 for no limit.
+    pub(crate) at_most: AtomicU64,
+    /// Syncs do nothing, and say that they did.
+    pub(crate) lie: AtomicBool,
+    pub(crate) syncs: AtomicU64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    state: Arc<State>,
+    words: Arc<Vec<AtomicU64>>,
+}
+
+fn fail(with: &AtomicU64) -> io::Result<()> {
+    match with.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code as i32)),
+    }
+}
+
+impl State {
+    /// With the bytes of the file at `path`.
+    pub(crate) fn of(path: &Path) -> Arc<Self> {
+        Self::with(std::fs::read(path).unwrap())
+    }
+
+    pub(crate) fn with(bytes: Vec<u8>) -> Arc<Self> {
+        let state = Self::default();
+        *state.now.lock().unwrap() = bytes.clone();
+        *state.durable.lock().unwrap() = bytes;
+        Arc::new(state)
+    }
+
+    pub(crate) fn open(self: &Arc<Self>, options: &OpenOptions) -> Result<Image, Refusal> {
+        // What the last opener stored is what the next one finds.
+        let bytes = self.bytes();
+        *self.now.lock().unwrap() = bytes;
+        let medium = Faulty { state: Arc::clone(self), words: Arc::default() };
+        Image::open_on(Box::new(medium), options)
+    }
+
+    /// The bytes as this host sees them.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.now.lock().unwrap().clone();
+        let table = self.table.lock().unwrap();
+        for (i, word) in table.1.iter().enumerate() {
+            // The words are little-endian already.
+            let at = table.0 + i * 8;
+            let word = u64::from_le(word.load(Ordering::SeqCst));
+            bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The bytes after a power loss: every sector as it was synced last, or as it is now.
+    pub(crate) fn after_power_loss(&self, rng: &mut Rng) -> Vec<u8> {
+        let (now, mut bytes) = (self.bytes(), self.durable.lock().unwrap().clone());
+        let keep = rng.below(4);
+        for (durable, now) in bytes.chunks_mut(512).zip(now.chunks(512)) {
+            if durable != now && rng.below(4) < keep {
+                durable.copy_from_slice(now);
+            }
+        }
+        bytes
+    }
+}
+
+impl Medium for Faulty {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.state.now.lock().unwrap().len() as u64)
+    }
+
+    fn map(&mut self, at: u64, count: usize) -> io::Result<()> {
+        let now = self.state.now.lock().unwrap();
+        let at = at as usize;
+        let bytes = &now[at..at + count * 8];
+        let word = |b: &[u8]| AtomicU64::new(u64::from_le_bytes(b.try_into().unwrap()).to_le());
+        self.words = Arc::new(bytes.chunks(8).map(word).collect());
+        *self.state.table.lock().unwrap() = (at, Arc::clone(&self.words));
+        Ok(())
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        &self.words
+    }
+
+    fn read(&self, at: u64, into: &Buffers, range: Range<u64>) -> io::Result<u64> {
+        fail(&self.state.fail_read)?;
+        let now = self.state.now.lock().unwrap();
+        let len = self.some(range.end - range.start) as usize;
+        let bytes = now.get(at as usize..at as usize + len).unwrap_or_default();
+        into.write(range.start, bytes).unwrap();
+        Ok(bytes.len() as u64)
+    }
+
+    fn write(&self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
+        fail(&self.state.fail_write)?;
+        let mut now = self.state.now.lock().unwrap();
+        let len = self.some(range.end - range.start) as usize;
+        from.read(range.start, &mut now[at as usize..at as usize + len]).unwrap();
+        Ok(len as u64)
+    }
+
+    fn zero(&self, range: Range<u64>, _unmap: bool) -> io::Result<()> {
+        fail(&self.state.fail_write)?;
+        self.state.now.lock().unwrap()[range.start as usize..range.end as usize].fill(0);
+        Ok(())
+    }
+
+    fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        let now = self.state.now.lock().unwrap();
+        let found = now[at as usize..].iter().position(|b| *b != 0);
+        Ok(found.map(|n| at + n as u64))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.state.syncs.fetch_add(1, Ordering::Relaxed);
+        fail(&self.state.fail_sync)?;
+        if !self.state.lie.load(Ordering::Relaxed) {
+            let bytes = self.state.bytes();
+            *self.state.durable.lock().unwrap() = bytes;
+        }
+        Ok(())
+    }
+
+    fn file(&self) -> Option<MediumFile<'_>> {
+        None
+    }
+}
+
+impl Faulty {
+    fn some(&self, len: u64) -> u64 {
+        match self.state.at_most.load(Ordering::Relaxed) {
+            0 => len,
+            most => len.min(most),
+        }
+    }
+}
