@@ -21,13 +21,23 @@ pub struct DeviceOptions {
     /// Most data segments in one request, as told to the guest. A guest's chain has two more, and must
     /// fit the queue that the VMM made: 126 fits every queue of 128 or more.
     pub seg_max: u32,
+    /// SECURE_ERASE is offered: sequential zones are reset, all else is overwritten with zeroes. Whether
+    /// the host's own medium keeps an older copy is beyond any device on top of it, so it is off unless
+    /// asked for.
+    pub secure_erase: bool,
     /// Who is told what goes wrong.
     pub observer: Arc<dyn Observer>,
 }
 
 impl Default for DeviceOptions {
     fn default() -> Self {
-        Self { queues: 1, max_queue_size: 1024, seg_max: 126, observer: Arc::new(Silent) }
+        Self {
+            queues: 1,
+            max_queue_size: 1024,
+            seg_max: 126,
+            secure_erase: false,
+            observer: Arc::new(Silent),
+        }
     }
 }
 
@@ -49,10 +59,21 @@ pub enum DeviceError {
     Zones(#[source] RestoreError),
 }
 
-/// Most ranges in one DISCARD or WRITE_ZEROES.
+/// Most ranges in one DISCARD, WRITE_ZEROES or SECURE_ERASE.
 pub(crate) const MAX_RANGES: u32 = 16;
 /// Most sectors in one range: 1 GiB, which bounds what one request can ask of the medium.
 pub(crate) const MAX_RANGE_SECTORS: u32 = 1 << 21;
+
+/// What a range of a SECURE_ERASE is aligned to and a multiple of, and the most sectors it may have: whole
+/// zones, at least one (virtio 5.2.6.2), or whole blocks.
+pub(crate) fn secure_erase_unit(shape: &Shape) -> (u32, u32) {
+    let unit = match &shape.geometry {
+        // `Geometry` keeps a zone's size within 32 bits.
+        Some(geometry) => geometry.spec().zone_size.0 as u32,
+        None => (u64::from(shape.block_size) / SECTOR_BYTES) as u32,
+    };
+    (unit, unit.max(MAX_RANGE_SECTORS - MAX_RANGE_SECTORS % unit.max(1)))
+}
 
 /// A (zoned) virtio block device over a [`Volume`].
 ///
@@ -137,6 +158,7 @@ fn offered_features(shape: &Shape, options: &DeviceOptions) -> Features {
     let mut features = Features::VERSION_1
         | Features::INDIRECT_DESC
         | Features::EVENT_IDX
+        | Features::RING_RESET
         | Features::SEG_MAX
         | Features::BLK_SIZE
         | Features::TOPOLOGY
@@ -149,6 +171,7 @@ fn offered_features(shape: &Shape, options: &DeviceOptions) -> Features {
     // A driver must not accept DISCARD from a host-managed device (virtio 5.2.5): it is no use to offer.
     let host_managed = shape.geometry.is_some_and(|g| g.spec().model == Model::HostManaged);
     features.set(Features::DISCARD, shape.can_discard && !host_managed);
+    features.set(Features::SECURE_ERASE, options.secure_erase);
     features
 }
 
@@ -171,6 +194,12 @@ fn config_space(shape: &Shape, options: &DeviceOptions) -> Config {
         config.max_discard_sectors = U32::new(MAX_RANGE_SECTORS);
         config.max_discard_seg = U32::new(MAX_RANGES);
         config.discard_sector_alignment = U32::new(block_sectors as u32);
+    }
+    if features.contains(Features::SECURE_ERASE) {
+        let (unit, most) = secure_erase_unit(shape);
+        config.max_secure_erase_sectors = U32::new(most);
+        config.max_secure_erase_seg = U32::new(MAX_RANGES);
+        config.secure_erase_sector_alignment = U32::new(unit);
     }
     if let Some(geometry) = &shape.geometry {
         let spec = geometry.spec();

@@ -8,8 +8,9 @@ use zvb_ring::{DeviceQueue, RingError};
 use zvb_storage::{Done, Engine, EngineError, Failure, Io, Op};
 use zvb_wire::zerocopy::IntoBytes;
 use zvb_wire::{ID_BYTES, Sector, Status, ZoneDescriptor, ZoneReportHeader, ZoneType};
-use zvb_zones::{Outcome, Refused, WriteId, Zones, check_read, describe};
+use zvb_zones::{Manage, Outcome, Refused, WriteId, Zones, check_read, describe};
 
+use crate::device::secure_erase_unit;
 use crate::observer::Observer;
 use crate::request::{Request, Rules, bytes, parse};
 use crate::session::{Mail, Session, Wake};
@@ -52,6 +53,8 @@ pub struct Turn {
 enum Decided {
     Submit,
     Wait,
+    /// One zone of a secure-erase is reset.
+    RangeDone,
     Answer(Status),
 }
 
@@ -208,6 +211,7 @@ impl Lane {
             features: self.session.features(),
             read_only: device.volume.shape().read_only,
             capacity: device.volume.shape().capacity,
+            erase: secure_erase_unit(device.volume.shape()),
         };
         for _ in 0..self.queue.size() {
             let chain = match self.queue.pop() {
@@ -251,7 +255,7 @@ impl Lane {
             Request::Flush => self.submit(index, Sector::ZERO, Op::Flush),
             Request::Id => self.identify(index),
             Request::Report { from } => self.report(index, from),
-            Request::Discard => self.next_range(index),
+            Request::Discard | Request::Erase => self.next_range(index),
             Request::Write { .. } | Request::Zero if !zoned => self.start_write(index),
             _ => self.deciding.push(index),
         }
@@ -307,37 +311,60 @@ impl Lane {
         }
     }
 
-    /// Goes on with the next range of a discard or write-zeroes, or is done.
+    /// Goes on with the next range of a discard, write-zeroes or secure-erase, or is done.
     fn next_range(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         let Some((at, sectors, _)) = slot.range() else { return self.finish(index) };
-        if slot.request == Request::Zero && self.session.device.table.is_some() {
-            slot.stage = Stage::Deciding;
-            return self.deciding.push(index);
+        let Some(table) = &self.session.device.table else { return self.start_write(index) };
+        let refused = match slot.request {
+            Request::Discard => refuse_discard(table, at, sectors),
+            Request::Erase if is_conventional(table, at) => refuse_discard(table, at, Sector(1)),
+            _ => {
+                slot.stage = Stage::Deciding;
+                return self.deciding.push(index);
+            }
+        };
+        match refused {
+            Some(status) => self.answer(index, status, 0),
+            None => self.start_write(index),
         }
-        if slot.request == Request::Discard
-            && let Some(table) = &self.session.device.table
-            && let Some(status) = refuse_discard(table, at, sectors)
-        {
-            return self.answer(index, status, 0);
+    }
+
+    /// The step of a request with ranges that was under way is done.
+    fn range_done(&mut self, index: u32) {
+        let step = self.range_step(index);
+        self.slots[index as usize].range_done(step);
+        self.next_range(index);
+    }
+
+    /// How many sectors of the next range are done in one step: a zone of a secure-erase, else all.
+    fn range_step(&self, index: u32) -> Sector {
+        let slot = &self.slots[index as usize];
+        let Some((at, sectors, _)) = slot.range() else { return Sector::ZERO };
+        match &self.session.device.table {
+            Some(table) if slot.request == Request::Erase => {
+                let geometry = table.geometry();
+                geometry.zone_of(at).map_or(sectors, |zone| geometry.len(zone).min(sectors))
+            }
+            _ => sectors,
         }
-        self.start_write(index);
     }
 
     /// Gives the engine a change that is allowed: `slot.at` is where an append goes.
     fn start_write(&mut self, index: u32) {
+        let step = self.range_step(index);
         let slot = &mut self.slots[index as usize];
         let (at, op) = match slot.request {
             Request::Write { at, .. } => (at, slot.data.take().map(Op::Write)),
             Request::Append { .. } => (slot.at, slot.data.take().map(Op::Write)),
             request => match slot.range() {
-                Some((at, sectors, _)) if request == Request::Discard => {
-                    (at, Some(Op::Discard { sectors }))
+                Some((at, _, _)) if request == Request::Discard => {
+                    (at, Some(Op::Discard { sectors: step }))
                 }
-                Some((at, sectors, flags)) => (
-                    at,
-                    Some(Op::Zero { sectors, unmap: flags & zvb_wire::DISCARD_FLAG_UNMAP != 0 }),
-                ),
+                Some((at, _, flags)) => {
+                    let unmap = flags & zvb_wire::DISCARD_FLAG_UNMAP != 0;
+                    (at, Some(Op::Zero { sectors: step, unmap }))
+                }
                 None => (Sector::ZERO, None),
             },
         };
@@ -398,10 +425,7 @@ impl Lane {
             (Stage::Commit, Ok(())) => self.answer(index, Status::OK, 0),
             (_, Ok(())) => match request {
                 Request::Read { sectors, .. } => self.answer(index, Status::OK, bytes(sectors)),
-                Request::Discard | Request::Zero => {
-                    slot.next_range += 1;
-                    self.next_range(index);
-                }
+                Request::Discard | Request::Zero | Request::Erase => self.range_done(index),
                 _ => self.finish(index),
             },
         }
@@ -413,10 +437,7 @@ impl Lane {
         let slot = &mut self.slots[index as usize];
         match slot.request {
             _ if !ok => self.answer(index, Status::IOERR, 0),
-            Request::Zero => {
-                slot.next_range += 1;
-                self.next_range(index);
-            }
+            Request::Zero => self.range_done(index),
             _ => self.finish(index),
         }
     }
@@ -523,6 +544,7 @@ impl Lane {
         for (index, decision) in decided.drain(..) {
             match decision {
                 Decided::Submit => self.start_write(index),
+                Decided::RangeDone => self.range_done(index),
                 Decided::Answer(Status::OK) => self.finish(index),
                 Decided::Answer(status) => self.answer(index, status, 0),
                 Decided::Wait => {}
@@ -540,6 +562,13 @@ fn decide_one(zones: &mut Zones, slot: &mut Slot, owner: u64) -> Decided {
         Request::Append { zone, sectors } => zones.begin_append(zone, sectors, owner, ticket),
         Request::Zero => match slot.range() {
             Some((at, sectors, _)) => zones.begin_write(at, sectors, owner, ticket),
+            None => return Decided::Answer(Status::OK),
+        },
+        Request::Erase => match slot.range() {
+            Some((at, _, _)) => match zones.manage(Manage::Reset, at, ticket) {
+                Ok(()) => return Decided::RangeDone,
+                Err(refused) => Err(refused),
+            },
             None => return Decided::Answer(Status::OK),
         },
         Request::Manage { command, zone } => match zones.manage(command, zone, ticket) {
@@ -588,6 +617,11 @@ fn write_report(table: &Table, data: &zvb_ring::Buffers, from: Sector) -> Option
         offset += each;
     }
     Some(offset)
+}
+
+fn is_conventional(table: &Table, at: Sector) -> bool {
+    let geometry = table.geometry();
+    geometry.zone_of(at).is_some_and(|zone| geometry.zone_type(zone) == ZoneType::Conventional)
 }
 
 /// Discards are for conventional and sequential-preferred zones that can be written.

@@ -74,6 +74,18 @@ pub enum GuestFault {
         /// The range's length in 512-byte sectors.
         sectors: u32,
     },
+    /// A SECURE_ERASE of parts of zones or blocks.
+    #[error(
+        "SECURE_ERASE of {sectors} sectors at sector {at} is not of whole units of {unit} sectors"
+    )]
+    EraseUnit {
+        /// Where, in 512-byte sectors.
+        at: Sector,
+        /// How many sectors.
+        sectors: Sector,
+        /// What a range is a multiple of, in sectors.
+        unit: Sector,
+    },
     /// Past the end of the disk.
     #[error("{request:?} at sector {at} is past the end of the disk")]
     PastEnd {

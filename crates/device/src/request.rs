@@ -44,6 +44,8 @@ pub(crate) enum Request {
     Discard,
     /// The ranges are in the slot.
     Zero,
+    /// The ranges are in the slot: of whole zones where there are zones.
+    Erase,
 }
 
 impl Request {
@@ -63,6 +65,7 @@ impl Request {
             Self::ResetAll => RequestType::ZONE_RESET_ALL,
             Self::Discard => RequestType::DISCARD,
             Self::Zero => RequestType::WRITE_ZEROES,
+            Self::Erase => RequestType::SECURE_ERASE,
         }
     }
 
@@ -78,6 +81,8 @@ pub(crate) struct Rules {
     pub(crate) features: Features,
     pub(crate) read_only: bool,
     pub(crate) capacity: Sector,
+    /// What a SECURE_ERASE range is a multiple of, and its most sectors.
+    pub(crate) erase: (u32, u32),
 }
 
 /// A request that is answered as it is, and what there is to say of it.
@@ -172,8 +177,9 @@ fn check(
         RequestType::FLUSH => Features::FLUSH,
         RequestType::DISCARD => Features::DISCARD,
         RequestType::WRITE_ZEROES => Features::WRITE_ZEROES,
+        RequestType::SECURE_ERASE => Features::SECURE_ERASE,
         zoned if zoned.is_zoned() => Features::ZONED,
-        // GET_LIFETIME and SECURE_ERASE are never offered: unknown, like all other numbers.
+        // GET_LIFETIME is never offered: unknown, like all other numbers.
         _ => return Err(Status::UNSUPP.into()),
     };
     if !rules.features.contains(needs) {
@@ -216,20 +222,41 @@ fn check(
         RequestType::ZONE_RESET => manage(Manage::Reset),
         RequestType::ZONE_RESET_ALL => Request::ResetAll,
         _ => {
-            read_ranges(request, readable, ranges)?;
+            read_ranges(request, readable, rules, ranges)?;
             for range in ranges.iter() {
                 inside(Sector(range.sector.get()), Sector(range.num_sectors.get().into()))?;
             }
-            if request == RequestType::DISCARD { Request::Discard } else { Request::Zero }
+            match request {
+                RequestType::DISCARD => Request::Discard,
+                RequestType::WRITE_ZEROES => Request::Zero,
+                _ => {
+                    whole_units(ranges, rules)?;
+                    Request::Erase
+                }
+            }
         }
     })
 }
 
-/// Reads the ranges of a discard or write-zeroes once, and checks what can be said of them alone: unknown
+/// Ranges of a SECURE_ERASE are whole zones or blocks; a smaller last zone is whole too.
+fn whole_units(ranges: &[DiscardSegment], rules: &Rules) -> Result<(), Refused> {
+    let unit = Sector(rules.erase.0.into());
+    for range in ranges {
+        let (at, sectors) = (Sector(range.sector.get()), Sector(range.num_sectors.get().into()));
+        let to_the_end = at.checked_add(sectors) == Some(rules.capacity);
+        if !at.is_multiple_of(unit) || !(sectors.is_multiple_of(unit) || to_the_end) {
+            return Err(GuestFault::EraseUnit { at, sectors, unit }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Reads the ranges of a discard, write-zeroes or secure-erase once, and checks what can be said of them alone: unknown
 /// flags before anything else (virtio 5.2.6.2).
 fn read_ranges(
     request: RequestType,
     data: &Buffers,
+    rules: &Rules,
     ranges: &mut Vec<DiscardSegment>,
 ) -> Result<(), Refused> {
     let (bytes, each) = (data.len(), u64::from(DiscardSegment::BYTES));
@@ -247,11 +274,9 @@ fn read_ranges(
     if ranges.iter().any(|range| range.flags.get() & !known != 0) {
         return Err(Status::UNSUPP.into());
     }
-    match ranges
-        .iter()
-        .map(|range| range.num_sectors.get())
-        .find(|sectors| *sectors > MAX_RANGE_SECTORS)
-    {
+    let most = if request == RequestType::SECURE_ERASE { rules.erase.1 } else { MAX_RANGE_SECTORS };
+    let mut lengths = ranges.iter().map(|range| range.num_sectors.get());
+    match lengths.find(|sectors| *sectors > most) {
         Some(sectors) => Err(GuestFault::RangeLength { request, sectors }.into()),
         None => Ok(()),
     }

@@ -81,7 +81,8 @@ pub(crate) struct Slot {
     pub(crate) ticket: Option<Ticket>,
     /// Where the data goes: for an append, what is answered.
     pub(crate) at: Sector,
-    /// Ranges of a discard or write-zeroes, checked, and how many are done.
+    /// Ranges of a discard, write-zeroes or secure-erase, checked, and how many are done. A secure-erase
+    /// goes zone by zone: what is left of a range is what stands here.
     pub(crate) ranges: Vec<DiscardSegment>,
     pub(crate) next_range: usize,
 }
@@ -109,5 +110,16 @@ impl Slot {
             Sector(range.num_sectors.get().into()),
             range.flags.get(),
         ))
+    }
+    /// The first `sectors` of the range that is next are done: all of it when no more are left.
+    pub(crate) fn range_done(&mut self, sectors: Sector) {
+        let Some(range) = self.ranges.get_mut(self.next_range) else { return };
+        let left = u64::from(range.num_sectors.get()).saturating_sub(sectors.0);
+        range.sector.set(range.sector.get().saturating_add(sectors.0));
+        // No more than what was there, which had 32 bits.
+        range.num_sectors.set(left as u32);
+        if left == 0 {
+            self.next_range += 1;
+        }
     }
 }

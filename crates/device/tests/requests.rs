@@ -249,7 +249,10 @@ fn zeroes_obey_the_rules_of_writes() {
     assert_eq!(ranges(&mut g, zero, &[range(0, 8, 0); 17]), Status::IOERR);
     assert_eq!(ranges(&mut g, zero, &[]), Status::IOERR);
     let whole = range(0, 8, 0);
-    assert_eq!(g.request(&[&Guest::header(zero, 0), &whole.as_bytes()[..15]], &[1]).status(), Status::IOERR);
+    assert_eq!(
+        g.request(&[&Guest::header(zero, 0), &whole.as_bytes()[..15]], &[1]).status(),
+        Status::IOERR
+    );
     assert_eq!(ranges(&mut g, RequestType::DISCARD, &[range(0, 8, 0)]), Status::UNSUPP);
 }
 
@@ -361,4 +364,34 @@ fn host_aware_zones_take_writes_anywhere() {
     // Across zones, from the conventional one on.
     assert_eq!(g.write(24, &pattern(3, 16)), Status::OK);
     assert_eq!(g.read(24, 16), (Status::OK, pattern(3, 16)));
+}
+
+#[test]
+fn secure_erase_resets_zones_and_overwrites_the_rest() {
+    // 65, 66, 67
+    let volume = TestVolume::zoned(small(Model::HostManaged, 0, 0));
+    let options = zvb_device::DeviceOptions { secure_erase: true, ..Default::default() };
+    let device = zvb_device::Device::new(volume, options).unwrap();
+    let session = device.session();
+    session.accept(device.features()).unwrap();
+    let config = session.config();
+    assert_eq!(config.secure_erase_sector_alignment.get() % config.zoned.zone_sectors.get(), 0);
+    let mut g = Guest::new(&session, 0);
+    let erase = RequestType::SECURE_ERASE;
+    for at in [0, 32, 64, 160] {
+        assert_eq!(g.write(at, &pattern(1, 8)), Status::OK);
+    }
+    assert_eq!(ranges(&mut g, erase, &[range(0, 64, 0), range(160, 16, 0)]), Status::OK);
+    use Condition::*;
+    assert_eq!(g.conditions(), [NotWp, Empty, ImplicitOpen, Empty, Empty, Empty]);
+    assert!(g.read(0, 32).1.iter().all(|b| *b == 0));
+    // Parts of zones, any flag, too long.
+    assert_eq!(ranges(&mut g, erase, &[range(64, 8, 0)]), Status::IOERR);
+    assert_eq!(ranges(&mut g, erase, &[range(72, 32, 0)]), Status::IOERR);
+    assert_eq!(ranges(&mut g, erase, &[range(64, 32, 1)]), Status::UNSUPP);
+    assert_eq!(ranges(&mut g, erase, &[range(0, !31, 0)]), Status::IOERR);
+    assert_eq!(g.conditions()[2], ImplicitOpen);
+    // 42: and not at all where it was not negotiated.
+    session.accept(device.features() - Features::SECURE_ERASE).unwrap();
+    assert_eq!(ranges(&mut g, erase, &[range(64, 32, 0)]), Status::UNSUPP);
 }
