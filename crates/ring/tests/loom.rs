@@ -8,6 +8,7 @@
 //! data race, which loom reports too.
 #![cfg(loom)]
 #![expect(unsafe_code, reason = "loom's cells hand out pointers")]
+#![expect(clippy::arc_with_non_send_sync, reason = "loom runs its threads one at a time, in turns")]
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
