@@ -20,6 +20,8 @@ const RECLAIM_EVERY: Duration = Duration::from_millis(5);
 pub(crate) enum Committer {
     /// A thread of its own.
     Thread(Thread),
+    /// The same, for what dies with the process: there is nothing to wait for.
+    Volatile(Thread),
     /// Whoever asks, there and then.
     Caller,
 }
@@ -43,7 +45,17 @@ struct Asked {
     flushes: Vec<(Arc<Mailbox>, u64)>,
     /// Engines that have writes waiting for a slot.
     starved: Vec<Arc<Mailbox>>,
+    /// Slots were let go, and nobody waits for one.
+    tidy: bool,
     stop: bool,
+}
+
+/// What the thread does next.
+struct Work {
+    flushes: Vec<(Arc<Mailbox>, u64)>,
+    starved: Vec<Arc<Mailbox>>,
+    /// Else only slots that waited for operations are looked at.
+    commit: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,11 +106,12 @@ impl Mailbox {
 impl Committer {
     /// A thread that commits `store`.
     pub(crate) fn thread(store: Arc<Store>) -> io::Result<Self> {
-        let shared = Arc::<Shared>::default();
-        let for_thread = Arc::clone(&shared);
-        let handle =
-            Builder::new().name("zvb-commit".into()).spawn(move || for_thread.run(&store))?;
-        Ok(Self::Thread(Thread { shared, handle: Some(handle) }))
+        Thread::new(store).map(Self::Thread)
+    }
+
+    /// A thread that cleans up after `store`, which keeps nothing.
+    pub(crate) fn volatile(store: Arc<Store>) -> io::Result<Self> {
+        Thread::new(store).map(Self::Volatile)
     }
 
     /// Asks for a commit on behalf of a flush. The result, if it is there already; else it comes to
@@ -115,6 +128,13 @@ impl Committer {
                 let result = store.commit();
                 store.reclaim();
                 Some(result)
+            }
+            Self::Volatile(thread) => {
+                if store.slots.any_detached() {
+                    lock(&thread.shared.asked).tidy = true;
+                    thread.shared.wake.notify_one();
+                }
+                Some(Ok(()))
             }
             Self::Thread(thread) => {
                 lock(&thread.shared.asked).flushes.push((Arc::clone(mailbox), tag));
@@ -137,7 +157,7 @@ impl Committer {
                 }
                 again
             }
-            Self::Thread(thread) => {
+            Self::Thread(thread) | Self::Volatile(thread) => {
                 let mut asked = lock(&thread.shared.asked);
                 if !asked.starved.iter().any(|m| Arc::ptr_eq(m, mailbox)) {
                     asked.starved.push(Arc::clone(mailbox));
@@ -150,10 +170,20 @@ impl Committer {
     }
 }
 
+impl Thread {
+    fn new(store: Arc<Store>) -> io::Result<Self> {
+        let shared = Arc::<Shared>::default();
+        let for_thread = Arc::clone(&shared);
+        let run = move || for_thread.run(&store);
+        let handle = Builder::new().name("zvb-commit".into()).spawn(run)?;
+        Ok(Self { shared, handle: Some(handle) })
+    }
+}
+
 impl Shared {
     fn run(&self, store: &Store) {
-        while let Some((flushes, starved)) = self.wait(store) {
-            if !flushes.is_empty() || !starved.is_empty() {
+        while let Some(Work { flushes, starved, commit }) = self.wait(store) {
+            if commit {
                 let result = store.commit();
                 for (mailbox, tag) in flushes {
                     lock(&mailbox.flushed).push((tag, result));
@@ -171,15 +201,16 @@ impl Shared {
         }
     }
 
-    /// What is asked for next, perhaps nothing; `None` at the end.
-    #[expect(clippy::type_complexity)]
-    fn wait(&self, store: &Store) -> Option<(Vec<(Arc<Mailbox>, u64)>, Vec<Arc<Mailbox>>)> {
+    /// What is to be done next; `None` at the end.
+    fn wait(&self, store: &Store) -> Option<Work> {
         let mut asked = lock(&self.asked);
+        let mut commit = false;
         loop {
             if asked.stop {
                 return None;
             }
-            if !asked.flushes.is_empty() || !asked.starved.is_empty() {
+            if asked.tidy || !asked.flushes.is_empty() || !asked.starved.is_empty() {
+                commit = true;
                 break;
             }
             if store.slots.any_released() && !store.is_poisoned() {
@@ -193,7 +224,9 @@ impl Shared {
                 asked = self.wake.wait(asked).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        Some((std::mem::take(&mut asked.flushes), std::mem::take(&mut asked.starved)))
+        asked.tidy = false;
+        let flushes = std::mem::take(&mut asked.flushes);
+        Some(Work { flushes, starved: std::mem::take(&mut asked.starved), commit })
     }
 }
 

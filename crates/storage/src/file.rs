@@ -16,7 +16,7 @@ use crate::medium::{Direct, Medium, MediumFile};
 use crate::sys::{Patience, Words, read_at, write_at, zero_flags};
 
 /// Bytes written at once where a file system can not make zeroes by itself.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What direct I/O is aligned to where the file system does not say.
 const DIRECT_ALIGN: u32 = 4096;
@@ -108,6 +108,8 @@ impl Medium for FileMedium {
         match seek(&self.file, SeekFrom::Data(at)) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NXIO) => Ok(None),
+            // A file system that can not tell.
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(Some(at)),
             Err(e) => Err(e.into()),
         }
     }

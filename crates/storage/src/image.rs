@@ -7,20 +7,18 @@ mod open;
 mod refusal;
 
 pub use create::{CreateError, CreateOptions};
+pub(crate) use format::{Header, State};
 pub use inspect::{ImageInfo, ImageState, inspect};
 pub use open::{CommitBy, OpenOptions, Recovery};
 pub use refusal::{BadSuperblock, OpenError, Refusal};
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use zvb_zones::{Snapshot, ZoneId};
 
 use crate::engine::{self, EngineKind, Served};
-use crate::medium::Medium;
-use crate::store::CommitError;
-use crate::volume::{Engine, EngineError, Failure, Shape, Volume, VolumeError};
-use format::{Header, State};
+use crate::volume::{Engine, EngineError, Shape, Volume, VolumeError};
 
 /// An open image.
 pub struct Image {
@@ -28,8 +26,6 @@ pub struct Image {
     engine: EngineKind,
     recovery: Recovery,
     recovered: Vec<Snapshot>,
-    /// What the superblocks say, while they do; none once the image is closed, or when it is read-only.
-    header: Mutex<Option<Header>>,
 }
 
 impl fmt::Debug for Image {
@@ -52,31 +48,7 @@ impl Image {
     pub fn commit(&self) -> Result<(), VolumeError> {
         let result = self.served.store.commit();
         self.served.store.reclaim();
-        if self.served.store.is_poisoned() {
-            self.say_failed();
-        }
         result.map_err(|e| VolumeError::Commit(e.into()))
-    }
-
-    /// Writes into the superblock that a sync failed, so that whoever opens the image next believes only
-    /// what was made durable before. If that can not be written either, the host's death will tell.
-    fn say_failed(&self) {
-        let mut header = self.header.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mut header) = header.take() {
-            header.state = State::SyncFailed;
-            let _ = header.write_both(self.medium(), false);
-        }
-    }
-
-    fn medium(&self) -> &dyn Medium {
-        self.served.store.medium.as_ref()
-    }
-
-    fn mark_clean(&self) -> Result<(), CommitError> {
-        let mut header = self.header.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut clean) = header.take() else { return Ok(()) };
-        clean.state = State::Clean;
-        clean.write_both(self.medium(), true).map_err(CommitError::from)
     }
 }
 
@@ -102,15 +74,6 @@ impl Volume for Image {
             return Ok(());
         }
         self.commit()?;
-        let failed = |e: CommitError| VolumeError::Commit(Failure::from(e));
-        self.mark_clean().map_err(failed)
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        if self.served.store.is_poisoned() {
-            self.say_failed();
-        }
+        self.served.store.say_clean().map_err(|e| VolumeError::Commit(e.into()))
     }
 }

@@ -151,3 +151,68 @@ fn slots_wanted(geometry: &Geometry) -> u32 {
 
 const _: () = assert!(Geometry::MAX_ZONES as u64 * 2 <= SLOTS_MAX as u64);
 const _: () = assert!(SLOT_ALIGN.is_multiple_of(SECTOR_BYTES));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zvb_wire::Model;
+    use zvb_zones::GeometrySpec;
+
+    fn shape() -> Shape {
+        let spec = GeometrySpec {
+            model: Model::HostManaged,
+            capacity: Sector(10 * 24 + 7),
+            zone_size: Sector(24),
+            zone_capacity: Sector(20),
+            conventional: 3,
+            max_open: 0,
+            max_active: 0,
+            max_append: Sector(0),
+            write_granularity: 512,
+        };
+        Shape {
+            capacity: spec.capacity,
+            block_size: 512,
+            geometry: Some(Geometry::new(spec).unwrap()),
+            id: [0; 20],
+            read_only: false,
+            can_discard: true,
+        }
+    }
+
+    #[test]
+    fn every_sector_has_one_place() {
+        let layout = Layout::new(&shape(), 8192, None, 4096).unwrap();
+        // 8 sequential zones, and as many to spare; 20 sectors round up to 3 * 4096 bytes.
+        assert_eq!((layout.slots, layout.slot_bytes), (16, 12288));
+        assert_eq!(layout.slots_at, 8192 + 36864);
+        let (mut position, mut pieces) = (0, Vec::new());
+        while let Some(piece) = layout.piece(position, u64::MAX) {
+            assert!(piece.bytes > 0);
+            pieces.push((piece.place, piece.bytes / 512));
+            position += piece.bytes;
+        }
+        assert_eq!(position, shape().capacity.to_bytes().unwrap());
+        let mut expected = vec![(Place::Medium(8192), 72)];
+        for zone in 3..10 {
+            expected.push((Place::Zone(ZoneId(zone), 0), 20));
+            expected.push((Place::Void, 4));
+        }
+        expected.push((Place::Zone(ZoneId(10), 0), 7));
+        assert_eq!(pieces, expected);
+        assert_eq!(layout.piece(u64::MAX, 1), None);
+        let inside = layout.piece(3 * 24 * 512 + 1000, 8).unwrap();
+        assert_eq!(inside, Piece { place: Place::Zone(ZoneId(3), 1000), bytes: 8 });
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_file_has_no_layout() {
+        assert!(Layout::new(&shape(), u64::MAX, None, 4096).is_none());
+        assert!(Layout::new(&shape(), i64::MAX as u64 - 4096, None, 4096).is_none());
+        let layout = Layout::new(&shape(), 0, Some(1 << 20), 4096).unwrap();
+        assert!(layout.with_slots(u32::MAX).is_some());
+        let far = Layout::new(&shape(), 0, Some(1 << 62), 4096).unwrap();
+        assert_eq!(far.slot_at(1), (1 << 62) + 12288);
+        assert!(Layout::new(&shape(), 0, Some((1 << 63) - 4096), 4096).is_none());
+    }
+}

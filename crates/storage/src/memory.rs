@@ -139,7 +139,7 @@ impl Memory {
         medium.map(0, (zones as usize).saturating_mul(table::WORDS))?;
         let recovered = geometry.as_ref().map_or_else(Vec::new, birth_states);
         let store = Arc::new(Store::new(shape, layout, Box::new(medium), &[]));
-        let committer = Committer::thread(Arc::clone(&store))?;
+        let committer = Committer::volatile(Arc::clone(&store))?;
         Ok(Self { served: Arc::new(Served { store, committer }), recovered })
     }
 }

@@ -146,6 +146,11 @@ impl Slots {
         !lock(&self.shared).free.is_empty()
     }
 
+    /// True when slots wait for a commit.
+    pub(crate) fn any_detached(&self) -> bool {
+        !lock(&self.shared).detached.is_empty()
+    }
+
     /// True when slots wait for operations to end.
     pub(crate) fn any_released(&self) -> bool {
         !lock(&self.shared).released.is_empty()
@@ -209,5 +214,82 @@ impl Pins {
     /// The engine is gone, and nothing of it is under way.
     pub(crate) fn retire(&self, slots: &Slots) {
         lock(&slots.engines).retain(|engine| !Arc::ptr_eq(engine, &self.oldest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZONE: ZoneId = ZoneId(1);
+
+    fn slots() -> Slots {
+        Slots::new(3, 4, [(ZoneId(0), 2)].into_iter())
+    }
+
+    /// Passes the first gate.
+    fn commit(slots: &Slots) {
+        slots.release(slots.take_detached());
+    }
+
+    #[test]
+    fn a_zone_keeps_its_slot_until_it_lets_go() {
+        let slots = slots();
+        assert_eq!((slots.of(ZoneId(0)), slots.of(ZONE)), (Some(2), None));
+        assert_eq!(slots.free(), [0, 1, 3]);
+        assert_eq!(slots.take(ZONE), Some(0));
+        assert_eq!(slots.take(ZONE), Some(0));
+        slots.detach(ZONE);
+        slots.detach(ZONE);
+        assert_eq!(slots.take(ZONE), Some(1), "not the one that is not durably free");
+        assert_eq!(slots.take(ZoneId(2)), Some(3));
+        slots.detach(ZoneId(2));
+        assert_eq!(slots.take(ZoneId(2)), None);
+        assert!(slots.take_released().is_empty(), "not committed");
+        commit(&slots);
+        let mut released: Vec<u32> = slots.take_released().iter().map(|d| d.slot).collect();
+        released.sort_unstable();
+        assert_eq!(released, [0, 3]);
+        assert_eq!(slots.take(ZoneId(2)), None, "not clean");
+        slots.add_free(3);
+        assert_eq!(slots.take(ZoneId(2)), Some(3));
+        assert_eq!(slots.take(ZoneId(9)), None, "no such zone");
+    }
+
+    #[test]
+    fn what_began_before_a_reset_keeps_the_slot() {
+        let slots = slots();
+        let (mut a, mut b) = (Pins::new(&slots), Pins::new(&slots));
+        slots.take(ZONE);
+        let first = a.enter(&slots);
+        let also = a.enter(&slots);
+        slots.detach(ZONE);
+        commit(&slots);
+        let later = a.enter(&slots);
+        b.enter(&slots);
+        assert!(slots.take_released().is_empty());
+        a.leave(first);
+        assert!(slots.take_released().is_empty(), "one is still under way");
+        a.leave(later);
+        assert!(slots.take_released().is_empty());
+        let again = a.enter(&slots);
+        a.leave(also);
+        // `b` began after the reset, and `again` did: neither can have found it.
+        assert_eq!(slots.take_released().len(), 1);
+        a.leave(again);
+        assert_eq!(a.oldest.load(Ordering::Relaxed), IDLE);
+    }
+
+    #[test]
+    fn an_engine_that_is_gone_keeps_nothing() {
+        let slots = slots();
+        let mut pins = Pins::new(&slots);
+        slots.take(ZONE);
+        pins.enter(&slots);
+        slots.detach(ZONE);
+        commit(&slots);
+        assert!(slots.take_released().is_empty());
+        pins.retire(&slots);
+        assert_eq!(slots.take_released().len(), 1);
     }
 }

@@ -8,6 +8,7 @@ use zvb_wire::{Condition, Sector, ZoneType};
 use zvb_zones::{Snapshot, ZoneId};
 
 use crate::engine::{Job, Kind};
+use crate::image::{Header, State};
 use crate::layout::{Layout, Piece, Place};
 use crate::medium::Medium;
 use crate::slots::Slots;
@@ -29,6 +30,8 @@ pub(crate) struct Store {
     /// Held through a commit.
     commit: Mutex<()>,
     poisoned: AtomicBool,
+    /// What the superblocks of an image say, while it is open for writing.
+    pub(crate) header: Mutex<Option<Header>>,
 }
 
 /// What a commit failed with; a failed sync fails many flushes.
@@ -86,7 +89,8 @@ impl Store {
         let changed = (0..zones.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let commit = Mutex::new(());
         let poisoned = AtomicBool::new(false);
-        Self { shape, layout, medium, slots, changed, ends, commit, poisoned }
+        let header = Mutex::new(None);
+        Self { shape, layout, medium, slots, changed, ends, commit, poisoned, header }
     }
 
     fn zone_record(&self, zone: ZoneId) -> Option<Record<'_>> {
@@ -151,8 +155,27 @@ impl Store {
     fn sync(&self) -> Result<(), CommitError> {
         self.medium.sync().map_err(|error| {
             self.poisoned.store(true, Ordering::Relaxed);
+            self.say_failed();
             error.into()
         })
+    }
+
+    /// Writes into the superblock that a sync failed, so that whoever opens the image next believes only
+    /// what was made durable before. If that can not be written either, the host's death will tell.
+    fn say_failed(&self) {
+        let header = self.header.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut header) = header {
+            header.state = State::SyncFailed;
+            let _ = header.write_both(self.medium.as_ref(), false);
+        }
+    }
+
+    /// Writes into the superblock that the image is left in order. For the last time.
+    pub(crate) fn say_clean(&self) -> Result<(), CommitError> {
+        let header = self.header.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut header) = header else { return Ok(()) };
+        header.state = State::Clean;
+        header.write_both(self.medium.as_ref(), true).map_err(CommitError::from)
     }
 
     /// The zones recorded since the last commit, with their latest states.

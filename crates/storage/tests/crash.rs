@@ -1,5 +1,7 @@
 //! What an image keeps when the process dies, when the host dies, and when the medium fails.
 
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -193,7 +195,7 @@ fn lose_power(seed: u64, model: Model, lie: bool) -> bool {
 
 #[test]
 fn after_a_power_loss_zones_are_as_they_were_flushed() {
-    for seed in 0..25 {
+    for seed in 0..12 {
         assert!(lose_power(seed, Model::HostManaged, false));
         assert!(lose_power(seed, Model::HostAware, false));
     }

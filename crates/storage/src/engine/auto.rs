@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::{Desk, Job, Kind, Outcome, Served, run, transfer};
 use crate::medium::MediumFile;
 use crate::store::Step;
@@ -136,10 +138,10 @@ impl RingEngine {
                 return self.end(job, Err(Failure::Short { missing }));
             }
             Ok(moved) => moved,
-            Err(e) => match (e.kind(), job.kind) {
-                (io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock, _) => 0,
+            Err(e) => match (Errno::from_io_error(&e), job.kind) {
+                (Some(Errno::INTR | Errno::AGAIN), _) => 0,
                 // Not on this file system: the medium knows other ways.
-                (io::ErrorKind::Unsupported, Kind::Zero { .. }) => {
+                (Some(Errno::OPNOTSUPP | Errno::NOSYS), Kind::Zero { .. }) => {
                     return match run(self.desk.store(), &mut job) {
                         Outcome::Finished(result) => self.end(job, result),
                         // Only writes ask for slots.

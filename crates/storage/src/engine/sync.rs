@@ -77,7 +77,7 @@ impl Engine for SyncEngine {
     fn event(&self) -> Option<BorrowedFd<'_>> {
         match self.desk.served.committer {
             Committer::Caller => None,
-            Committer::Thread(_) => Some(self.desk.mailbox.event()),
+            Committer::Thread(_) | Committer::Volatile(_) => Some(self.desk.mailbox.event()),
         }
     }
 }

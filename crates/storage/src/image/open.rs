@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, PoisonError};
 
 use zvb_zones::{Geometry, ZoneId};
 
@@ -75,7 +75,7 @@ impl Image {
 
     /// Opens the image on `medium`, which nobody else has.
     pub fn open_on(mut medium: Box<dyn Medium>, options: &OpenOptions) -> Result<Self, Refusal> {
-        let mut header = Header::read(medium.as_ref())?;
+        let header = Header::read(medium.as_ref())?;
         let read_only = options.read_only;
         if header.unknown_ro_compat() != 0 && !read_only {
             return Err(Refusal::ReadOnlyFeatures(header.unknown_ro_compat()));
@@ -88,7 +88,7 @@ impl Image {
 
         let store = Store::new(header.shape(read_only), header.layout, medium, &entries);
         if !read_only {
-            claim(&store, &mut header, &entries, recovery, boot)?;
+            claim(&store, header, &entries, recovery, boot)?;
         }
         let store = Arc::new(store);
         let committer = match options.commit {
@@ -102,7 +102,6 @@ impl Image {
             engine: options.engine,
             recovery,
             recovered,
-            header: Mutex::new((!read_only).then_some(header)),
         })
     }
 }
@@ -197,7 +196,7 @@ fn own(owned: &mut [bool], entry: Entry) -> Result<Entry, RecordError> {
 /// between finds the image as it was, or as it is now.
 fn claim(
     store: &Store,
-    header: &mut Header,
+    mut header: Header,
     entries: &[Entry],
     recovery: Recovery,
     boot: [u8; 16],
@@ -216,6 +215,7 @@ fn claim(
     header.state = State::Dirty;
     header.boot = boot;
     header.write_both(store.medium.as_ref(), true).map_err(Refusal::io("write to"))?;
+    *store.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
     let committed = store.commit().map_err(|_| std::io::ErrorKind::Other.into());
     committed.map_err(Refusal::io("sync"))?;
     if recovery != Recovery::Clean {

@@ -49,13 +49,13 @@ pub(crate) struct Zones {
     pub(crate) zones: u32,
 }
 
-/// 40 zones of 192 KiB (no power of two), capacity 160 KiB, two conventional, a smaller last one.
+/// 40 zones of 192 KiB (no power of two), capacity 164 KiB where it may be less, two conventional, a smaller last one.
 pub(crate) fn geometry(model: Model) -> Zones {
     let spec = GeometrySpec {
         model,
         capacity: Sector(384 * 39 + 64),
         zone_size: Sector(384),
-        zone_capacity: Sector(328),
+        zone_capacity: if model == Model::HostAware { Sector(384) } else { Sector(328) },
         conventional: 2,
         max_open: 0,
         max_active: 0,
