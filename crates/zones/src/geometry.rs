@@ -16,13 +16,14 @@ pub struct GeometrySpec {
     /// Size of every zone but perhaps the last: any multiple of the write granularity.
     pub zone_size: Sector,
     /// What can be written of a sequential zone; at most `zone_size`. A last zone that is smaller than
-    /// this can be written to its end.
+    /// this can be written to its end. On a host-aware disk it is the zone size.
     pub zone_capacity: Sector,
     /// How many zones, from the start, are conventional.
     pub conventional: u32,
-    /// Most open zones; 0 for no limit.
+    /// Most open zones; 0 for no limit. On a host-aware disk it limits which zones are open, and not
+    /// which can be written.
     pub max_open: u32,
-    /// Most active zones; 0 for no limit.
+    /// Most active zones; 0 for no limit. 0 on a host-aware disk.
     pub max_active: u32,
     /// Largest append; 0 when appends are not supported.
     pub max_append: Sector,
@@ -85,6 +86,24 @@ pub enum GeometryError {
         /// The active limit.
         max_active: u32,
     },
+    /// A host-aware disk takes a write to any zone, open or not, so there is nothing to limit.
+    #[error(
+        "a host-aware disk takes writes anywhere, so it has no limit of active zones, and {max_active} is one"
+    )]
+    HostAwareActiveLimit {
+        /// The active limit asked for.
+        max_active: u32,
+    },
+    /// A host-aware disk takes a write to any sector, so all of a zone can be written.
+    #[error(
+        "a host-aware disk takes writes anywhere, so its zones of {size} sectors can not have a capacity of {capacity}"
+    )]
+    HostAwareZoneCapacity {
+        /// The zone capacity asked for.
+        capacity: Sector,
+        /// The size of a zone.
+        size: Sector,
+    },
     /// Not a multiple of the write granularity, or past 2^32 - 1 sectors.
     #[error("the append limit of {0} sectors is not a multiple of the write granularity")]
     MaxAppend(Sector),
@@ -145,6 +164,9 @@ impl Geometry {
         if !counts(spec.max_append) {
             return Err(GeometryError::MaxAppend(spec.max_append));
         }
+        if spec.model == Model::HostAware {
+            takes_writes_anywhere(&spec)?;
+        }
         Ok(Self { spec, zones })
     }
 
@@ -201,6 +223,19 @@ impl Geometry {
     pub fn granule(&self) -> Sector {
         Sector(u64::from(self.spec.write_granularity) / SECTOR_BYTES)
     }
+}
+
+/// Refuses what would keep a write from a sequential-preferred zone: a guest that takes the disk for a
+/// plain one (virtio 5.2.6.2) writes everywhere, and knows of no limit.
+fn takes_writes_anywhere(spec: &GeometrySpec) -> Result<(), GeometryError> {
+    let GeometrySpec { max_active, zone_capacity: capacity, zone_size: size, .. } = *spec;
+    if max_active != 0 {
+        return Err(GeometryError::HostAwareActiveLimit { max_active });
+    }
+    if capacity != size {
+        return Err(GeometryError::HostAwareZoneCapacity { capacity, size });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -263,5 +298,26 @@ mod tests {
         assert_eq!(refused(|s| s.conventional = 5), E::Conventional { conventional: 5, count: 4 });
         assert_eq!(refused(|s| s.max_open = 4), E::Limits { max_open: 4, max_active: 3 });
         assert_eq!(refused(|s| s.max_append = Sector(4)), E::MaxAppend(Sector(4)));
+    }
+
+    #[test]
+    fn a_host_aware_disk_has_nothing_that_keeps_a_write_out() {
+        let spec = GeometrySpec {
+            model: Model::HostAware,
+            zone_capacity: SPEC.zone_size,
+            max_active: 0,
+            ..SPEC
+        };
+        let g = Geometry::new(spec).unwrap();
+        assert!(g.zones().all(|zone| g.capacity(zone) == g.len(zone)));
+        assert_eq!(
+            Geometry::new(GeometrySpec { max_active: 3, ..spec }),
+            Err(GeometryError::HostAwareActiveLimit { max_active: 3 })
+        );
+        let (capacity, size) = (SPEC.zone_capacity, SPEC.zone_size);
+        assert_eq!(
+            Geometry::new(GeometrySpec { zone_capacity: capacity, ..spec }),
+            Err(GeometryError::HostAwareZoneCapacity { capacity, size })
+        );
     }
 }

@@ -25,7 +25,6 @@ pub(crate) struct Opened {
 struct List {
     first: u32,
     last: u32,
-    len: u32,
 }
 
 impl Opened {
@@ -41,7 +40,7 @@ impl Opened {
 
 impl List {
     const fn new() -> Self {
-        Self { first: NONE, last: NONE, len: 0 }
+        Self { first: NONE, last: NONE }
     }
 
     fn first(&self) -> Option<ZoneId> {
@@ -57,7 +56,6 @@ impl List {
             last => zones[last as usize].next = zone.0,
         }
         self.last = zone.0;
-        self.len += 1;
     }
 
     fn remove(&mut self, zones: &mut [Zone], zone: ZoneId) {
@@ -70,7 +68,6 @@ impl List {
             NONE => self.last = previous,
             next => zones[next as usize].previous = previous,
         }
-        self.len -= 1;
     }
 }
 
@@ -120,18 +117,10 @@ impl Zones {
         if self.zone(zone).condition == Condition::Empty && self.active_limit_reached() {
             return Err(Refusal::ActiveLimit.into());
         }
-        let limit = self.geometry.spec().max_open;
-        if limit == 0 {
-            return Ok(());
-        }
         if !self.line.room_turn(ticket) {
             return Err(Hold::Room);
         }
-        if self.opened.counts.open() < limit {
-            return Ok(());
-        }
-        if let Some(victim) = self.opened.idle.first() {
-            self.close(victim);
+        if self.make_room_at_once() {
             return Ok(());
         }
         let Some(victim) = self.opened.busy.first() else {
@@ -141,57 +130,27 @@ impl Zones {
         Err(Hold::Room)
     }
 
-    /// Sees to it that all zones from `first` to `last` that are empty or closed can be opened at once.
-    /// Nobody else wants an open zone: the disk's turn is the caller's.
-    pub(crate) fn make_room_for_many(&mut self, first: ZoneId, last: ZoneId) -> Result<(), Hold> {
-        let (mut empty, mut closed, mut implicit, mut idle) = (0, 0, 0, 0);
-        for zone in first.0..=last.0 {
-            let state = self.zone(ZoneId(zone));
-            match state.condition {
-                Condition::Empty => empty += 1,
-                Condition::Closed => closed += 1,
-                Condition::ImplicitOpen => {
-                    implicit += 1;
-                    idle += u32::from(state.in_flight == 0);
-                }
-                _ => {}
-            }
+    /// Sees to it that one more zone can be open, or returns false when none can be before another's
+    /// writes in flight have ended.
+    fn make_room_at_once(&mut self) -> bool {
+        let limit = self.geometry.spec().max_open;
+        if limit == 0 || self.opened.counts.open() < limit {
+            return true;
         }
-        let spec = self.geometry.spec();
-        let counts = self.opened.counts;
-        if spec.max_active != 0 && counts.active() + empty > spec.max_active {
-            return Err(Refusal::ActiveLimit.into());
+        let victim = self.opened.idle.first();
+        if let Some(victim) = victim {
+            self.close(victim);
         }
-        if spec.max_open == 0 {
-            return Ok(());
-        }
-        let excess = (counts.open() + empty + closed).saturating_sub(spec.max_open);
-        if empty + closed == 0 || excess == 0 {
-            return Ok(());
-        }
-        if excess > counts.open_implicit - implicit {
-            return Err(Refusal::OpenLimit.into());
-        }
-        if excess > self.opened.idle.len - idle {
-            return Err(Hold::Turn);
-        }
-        self.close_idle(excess, first, last);
-        Ok(())
+        victim.is_some()
     }
 
-    /// Closes the `count` longest idle zones that are not from `first` to `last`.
-    fn close_idle(&mut self, count: u32, first: ZoneId, last: ZoneId) {
-        let mut left = count;
-        let mut candidate = self.opened.idle.first;
-        while left != 0 && candidate != NONE {
-            let next = self.zones[candidate as usize].next;
-            if !(first.0..=last.0).contains(&candidate) {
-                self.close(ZoneId(candidate));
-                left -= 1;
-            }
-            candidate = next;
+    /// Opens `zone` for a write to it that goes on in any case: only when it can be opened at once, and
+    /// nobody waits for that.
+    pub(crate) fn open_if_room(&mut self, zone: ZoneId) {
+        let wanted = self.zone(zone).can_open() && self.line.room_turn(None);
+        if wanted && self.make_room_at_once() {
+            self.transition(zone, Condition::ImplicitOpen);
         }
-        debug_assert_eq!(left, 0, "they were counted");
     }
 
     /// One more write to `zone` is in flight.

@@ -18,9 +18,12 @@ pub enum Refused {
 /// What is wrong with a request: one variant per sin (virtio 5.2.6.2).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// Outside the disk.
+    /// A range to read or write that is not inside the disk.
     #[error("the range is not inside the disk")]
     OutOfRange,
+    /// A zone is named, to be managed or appended to, where the disk has none.
+    #[error("the disk has no zone at this sector")]
+    NoSuchZone,
     /// A range in a sequential-required zone and outside it.
     #[error("the range crosses the boundary of a sequential-required zone")]
     CrossesZones,
@@ -77,7 +80,8 @@ impl Refusal {
             Self::NotAtWritePointer | Self::Misaligned => Status::ZONE_UNALIGNED_WP,
             Self::OpenLimit => Status::ZONE_OPEN_RESOURCE,
             Self::ActiveLimit => Status::ZONE_ACTIVE_RESOURCE,
-            Self::CrossesZones
+            Self::NoSuchZone
+            | Self::CrossesZones
             | Self::PastCapacity
             | Self::ZoneFull
             | Self::ZoneReadOnly

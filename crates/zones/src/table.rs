@@ -84,6 +84,11 @@ impl Zone {
         Snapshot::new(self.condition, Sector(self.written.into()))
     }
 
+    /// True when there is something to open.
+    pub(crate) fn can_open(&self) -> bool {
+        matches!(self.condition, Condition::Empty | Condition::Closed)
+    }
+
     /// Refuses what changes a zone that can't be changed any more.
     pub(crate) fn usable(&self) -> Result<(), Refusal> {
         match self.condition {
@@ -351,7 +356,7 @@ impl Zones {
 
     /// The zone that starts at `sector`.
     pub(crate) fn named_zone(&self, sector: Sector) -> Result<ZoneId, Refusal> {
-        let zone = self.geometry.zone_of(sector).ok_or(Refusal::OutOfRange)?;
+        let zone = self.geometry.zone_of(sector).ok_or(Refusal::NoSuchZone)?;
         if self.geometry.start(zone) == sector { Ok(zone) } else { Err(Refusal::NotZoneStart) }
     }
 

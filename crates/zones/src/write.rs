@@ -78,15 +78,7 @@ impl Zones {
                 Err(refusal) => Err(Refused::Status(refusal)),
             },
             ZoneType::SequentialPreferred => {
-                let range = Range { at, sectors, first, last };
-                // The first zone that has a write pointer.
-                if first.0.max(self.geometry.spec().conventional) == last.0 {
-                    let decided = self.decide_preferred(range, owner, ticket);
-                    self.settle(last, ticket, decided)
-                } else {
-                    let decided = self.decide_preferred_many(range, owner, ticket);
-                    self.settle_disk(ticket, decided)
-                }
+                self.begin_preferred(Range { at, sectors, first, last }, owner, ticket)
             }
         }
     }
@@ -154,83 +146,78 @@ impl Zones {
         if sectors == Sector::ZERO {
             return Ok(Begun { at: pointer, write: None });
         }
-        if matches!(state.condition, Condition::Empty | Condition::Closed) {
+        let opens = state.can_open();
+        if opens {
             self.make_room(zone, ticket)?;
         }
         let end = Sector(pointer.0 + sectors.0);
         let write = self.reserve(Write { owner, end, first: zone, last: zone, outcome: None });
+        if opens {
+            self.transition(zone, Condition::ImplicitOpen);
+        }
         let state = &mut self.zones[zone.0 as usize];
         state.reserved += sectors.0 as u32;
         self.writes.append(&mut state.writes, write.0);
         Ok(Begun { at: pointer, write: Some(write) })
     }
 
-    /// Decides a write that touches one sequential-preferred zone, and maybe conventional zones before it.
+    /// Decides a write that touches sequential-preferred zones, and maybe conventional zones before them.
+    fn begin_preferred(
+        &mut self,
+        range: Range,
+        owner: u64,
+        ticket: Option<Ticket>,
+    ) -> Result<Begun, Refused> {
+        // The first zone that has a write pointer.
+        let first = ZoneId(range.first.0.max(self.geometry.spec().conventional));
+        if first == range.last {
+            let turn = self.line.zone_turn(self.zone(first).waiters, ticket);
+            let decided = self.decide_preferred(range, first, owner, turn);
+            return self.settle(first, ticket, decided);
+        }
+        // It goes at once when it may in each of its zones. When not, its place can't be in the line of
+        // one of them, and it waits in that of the disk.
+        let turn = match ticket {
+            Some(_) => self.line.disk_turn(ticket),
+            None => (first.0..=range.last.0)
+                .all(|zone| self.line.zone_turn(self.zone(ZoneId(zone)).waiters, None)),
+        };
+        let decided = self.decide_preferred(range, first, owner, turn);
+        self.settle_disk(ticket, decided)
+    }
+
+    /// Decides a write to sequential-preferred zones from `first` on, whose turn it is or not. It needs no
+    /// open zone (virtio 5.2.6.2: they are written anywhere), so it only waits for who came before it, and
+    /// behind a failure.
     fn decide_preferred(
         &mut self,
         range: Range,
+        first: ZoneId,
         owner: u64,
-        ticket: Option<Ticket>,
+        turn: bool,
     ) -> Result<Begun, Hold> {
-        let zone = range.last;
-        if !self.line.zone_turn(self.zone(zone).waiters, ticket) {
+        if !turn {
             return Err(Hold::Turn);
         }
-        if self.check_preferred(range, zone)? {
-            return Ok(Begun { at: range.at, write: None });
-        }
-        if matches!(self.zone(zone).condition, Condition::Empty | Condition::Closed) {
-            self.make_room(zone, ticket)?;
-        }
-        Ok(self.begin_preferred(range, zone, owner))
-    }
-
-    /// Decides a write that touches several sequential-preferred zones. It may have to open them all, so
-    /// when it can't go at once, it waits in the line of the disk.
-    fn decide_preferred_many(
-        &mut self,
-        range: Range,
-        owner: u64,
-        ticket: Option<Ticket>,
-    ) -> Result<Begun, Hold> {
-        let first = ZoneId(range.first.0.max(self.geometry.spec().conventional));
-        if !self.line.disk_turn(ticket) {
-            return Err(Hold::Turn);
-        }
-        if self.check_preferred(range, first)? {
-            return Ok(Begun { at: range.at, write: None });
-        }
-        self.make_room_for_many(first, range.last)?;
-        Ok(self.begin_preferred(range, first, owner))
-    }
-
-    /// Checks the zones of a write to sequential-preferred zones, of which `first` is the first. True when
-    /// there is nothing to write.
-    fn check_preferred(&self, range: Range, first: ZoneId) -> Result<bool, Hold> {
         self.all_usable(range.first, range.last)?;
-        for zone in (first.0..=range.last.0).map(ZoneId) {
-            if self.zone(zone).failing || self.opened.draining == Some(zone) {
-                return Err(Hold::Turn);
-            }
-            if self.end_within(zone, range.end()) > self.geometry.capacity(zone) {
-                return Err(Refusal::PastCapacity.into());
-            }
+        let zones = || (first.0..=range.last.0).map(ZoneId);
+        if zones().any(|zone| self.zone(zone).failing || self.opened.draining == Some(zone)) {
+            return Err(Hold::Turn);
         }
-        Ok(range.sectors == Sector::ZERO)
+        if range.sectors == Sector::ZERO {
+            return Ok(Begun { at: range.at, write: None });
+        }
+        // All of its zones are busy before the first is opened: none is closed for another.
+        let end = range.end();
+        let write = self.reserve(Write { owner, end, first, last: range.last, outcome: None });
+        zones().for_each(|zone| self.open_if_room(zone));
+        Ok(Begun { at: range.at, write: Some(write) })
     }
 
-    fn begin_preferred(&mut self, range: Range, first: ZoneId, owner: u64) -> Begun {
-        let write = Write { owner, end: range.end(), first, last: range.last, outcome: None };
-        Begun { at: range.at, write: Some(self.reserve(write)) }
-    }
-
-    /// Opens the zones of a write that are not open, and counts it as in flight.
+    /// Counts a write as in flight in its zones.
     fn reserve(&mut self, write: Write) -> WriteId {
-        for zone in (write.first.0..=write.last.0).map(ZoneId) {
-            self.add_flight(zone);
-            if matches!(self.zone(zone).condition, Condition::Empty | Condition::Closed) {
-                self.transition(zone, Condition::ImplicitOpen);
-            }
+        for zone in write.first.0..=write.last.0 {
+            self.add_flight(ZoneId(zone));
         }
         WriteId(self.writes.insert(write))
     }
@@ -303,7 +290,7 @@ impl Zones {
     }
 
     /// Moves the write pointer of `zone` to where a write that ends at `end` ends in it, unless it is
-    /// already past that.
+    /// already past that. A zone that the write did not open is not empty after it, and closed.
     fn advance(&mut self, zone: ZoneId, end: Sector) {
         let end = self.end_within(zone, end).0 as u32;
         if end <= self.zone(zone).written {
@@ -313,6 +300,8 @@ impl Zones {
         self.mark_changed(zone);
         if u64::from(end) == self.geometry.capacity(zone).0 {
             self.transition(zone, Condition::Full);
+        } else if self.zone(zone).condition == Condition::Empty {
+            self.transition(zone, Condition::Closed);
         }
     }
 }
