@@ -4,7 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, read, write};
 
 /// The count at which an eventfd takes no more.
@@ -45,8 +45,9 @@ impl zvb_device::Wake for Bell {
 }
 
 /// An eventfd that the frontend made. The frontend has it too and may do anything with it: take what it
-/// counts, let it overflow, make it block. Nothing here waits for it, but a [`signal`](Self::signal) to
-/// one that was made to block and to overflow; [`unwedge`](Self::unwedge) frees that.
+/// counts, make it block, let it overflow. Nothing here waits for it, but a [`signal`](Self::signal) to
+/// one that blocks and was made to overflow; [`unwedge`](Self::unwedge) frees that. (To set O_NONBLOCK
+/// would be felt by the frontend, which may well wait in a read, and could undo it.)
 #[derive(Debug)]
 pub(crate) struct PeerEvent(OwnedFd);
 
@@ -70,8 +71,6 @@ impl PeerEvent {
         if kind != FileType::Unknown {
             return Err(EventError::Kind(kind));
         }
-        let flags = fcntl_getfl(&fd).map_err(io::Error::from)?;
-        fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
         Ok(Self(fd))
     }
 
@@ -123,6 +122,8 @@ impl AsFd for PeerEvent {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{OFlags, fcntl_setfl};
+
     use super::*;
 
     fn pair() -> (PeerEvent, OwnedFd) {
@@ -138,7 +139,6 @@ mod tests {
     #[test]
     fn a_peer_that_makes_its_eventfd_block_does_not_stop_us_from_draining_it() {
         let (ours, theirs) = pair();
-        fcntl_setfl(&theirs, OFlags::empty()).unwrap();
         // Blocks for ever if it were a plain read.
         ours.drain().unwrap();
         ours.signal().unwrap();
@@ -149,6 +149,7 @@ mod tests {
     #[test]
     fn a_saturated_eventfd_is_as_good_as_signalled() {
         let (ours, theirs) = pair();
+        fcntl_setfl(&theirs, OFlags::NONBLOCK).unwrap();
         write(&theirs, &SATURATED.to_le_bytes()).unwrap();
         ours.signal().unwrap();
         assert_eq!(count(&theirs), SATURATED);
@@ -162,7 +163,6 @@ mod tests {
         assert_eq!(count(&theirs), 1);
 
         write(&theirs, &SATURATED.to_le_bytes()).unwrap();
-        fcntl_setfl(&theirs, OFlags::empty()).unwrap();
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| ours.signal());
             while !writer.is_finished() {

@@ -39,8 +39,8 @@ const PROTOCOL: ProtocolFeatures = ProtocolFeatures::MQ
 #[non_exhaustive]
 pub enum RequestError {
     /// It is not what it says.
-    #[error("{}", .0.fault)]
-    Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Decode(DecodeFault),
     /// It is unknown, or was not offered.
     #[error("is not supported")]
     Unsupported,
@@ -85,6 +85,13 @@ pub enum RequestError {
         /// One past the last.
         end: u64,
     },
+}
+
+impl From<DecodeError> for RequestError {
+    /// Which request it was is said elsewhere.
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error.fault)
+    }
 }
 
 /// How a session ended.
@@ -538,8 +545,8 @@ fn is_acknowledged(request: FrontendRequest) -> bool {
 /// True for what no frontend sends that speaks the protocol, or with which it can not go on.
 fn is_out_of_place(why: &RequestError) -> bool {
     match why {
-        RequestError::Decode(error) => error.fault == DecodeFault::Reply,
-        RequestError::Features(_) => true,
+        RequestError::Decode(fault) => *fault == DecodeFault::Reply,
+        RequestError::Features(refusal) => !matches!(refusal, FeatureRefusal::NotOffered(_)),
         _ => false,
     }
 }
