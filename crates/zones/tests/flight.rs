@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 use zvb_wire::{Condition, Model, Sector, ZoneType};
 use zvb_zones::{
-    Begun, Forced, Geometry, GeometrySpec, Manage, Outcome, Refused, Ticket, WriteId, ZoneId, Zones,
+    Begun, Forced, Geometry, GeometrySpec, Manage, Outcome, Refusal, Refused, Ticket, WriteId,
+    ZoneId, Zones,
 };
 
 /// Xorshift64*: all that a seed decides comes from here.
@@ -60,6 +61,8 @@ struct Flight {
     end: u64,
     /// It will fail, whatever its I/O does: its zone failed, or one before it did.
     doomed: bool,
+    /// Its zone was open when it began.
+    open: bool,
 }
 
 struct World {
@@ -154,13 +157,17 @@ impl World {
         }
         match tried {
             Err(Refused::Wait(given)) => {
+                assert!(ticket.is_some() || !self.goes_at_once(request), "{request:?} waits");
                 assert!(ticket.is_none_or(|ticket| ticket == given), "a place is kept");
                 let since = held.map_or(self.step, |(_, since)| since);
                 self.longest_wait = self.longest_wait.max(self.step - since);
                 self.owners[owner] = Owner::Waiting { request, ticket: given, since };
                 return false;
             }
-            Err(Refused::Status(_)) => {}
+            Err(Refused::Status(refusal)) => {
+                let resources = matches!(refusal, Refusal::OpenLimit | Refusal::ActiveLimit);
+                assert!(!resources || !self.writes_anywhere(request), "{request:?}: {refusal}");
+            }
             Ok(None) => {
                 self.assert_in_turn(request, held);
                 self.managed(request);
@@ -171,6 +178,20 @@ impl World {
             }
         }
         true
+    }
+
+    /// A write that no zone on its way can refuse for resources.
+    fn writes_anywhere(&self, request: Request) -> bool {
+        let zones = self.zones_of(request);
+        matches!(request, Request::Write { .. })
+            && zones.is_none_or(|mut zones| zones.all(|zone| !self.required(zone)))
+    }
+
+    /// A write that nobody stands in the way of, but for what is in flight and sound.
+    fn goes_at_once(&self, request: Request) -> bool {
+        let waiting = self.owners.iter().any(|owner| matches!(owner, Owner::Waiting { .. }));
+        let doomed = self.flights.iter().flatten().any(|flight| flight.doomed);
+        self.writes_anywhere(request) && !waiting && !doomed
     }
 
     /// Nobody who came earlier for the same zone is still waiting.
@@ -231,7 +252,12 @@ impl World {
             }
             let doomed = self.flights[zone].iter().any(|flight| flight.doomed);
             assert!(!doomed, "{request:?} began behind a failure");
-            self.flights[zone].push_back(Flight { owner, at, end, doomed: false });
+            let state = self.zones.snapshot(ZoneId(zone as u32)).condition();
+            let open = state.is_open();
+            let unlimited = self.geometry.spec().max_open == 0 || self.required(zone);
+            let as_it_was = matches!(state, Condition::Empty | Condition::Closed) && !unlimited;
+            assert!(open || as_it_was || state == Condition::Full, "{request:?}, {state:?}");
+            self.flights[zone].push_back(Flight { owner, at, end, doomed: false, open });
         }
         self.done -= 1;
         self.owners[owner] = Owner::Writing { id };
@@ -335,10 +361,12 @@ impl World {
             if sequential {
                 assert_eq!(state.written().0, self.written[zone], "zone {zone}");
             }
-            let live = self.flights[zone].iter().any(|flight| !flight.doomed);
+            let live = self.flights[zone].iter().any(|flight| !flight.doomed && flight.open);
             let open = state.condition().is_open();
             let rewritten = state.condition() == C::Full && !self.required(zone);
             assert!(!live || open || rewritten, "zone {zone} is written and {state:?}");
+            let written = state.written().0 != 0;
+            assert!(!(state.condition() == C::Empty && written), "zone {zone}: {state:?}");
             let idle = self.flights[zone].is_empty();
             let empty = state.condition() == C::ImplicitOpen && self.written[zone] == 0;
             assert!(!(idle && empty), "zone {zone} is open for nothing");
@@ -410,7 +438,7 @@ fn spec(model: Model, limits: (u32, u32)) -> GeometrySpec {
         zone_capacity: Sector(if model == Model::HostManaged { 14 } else { 16 }),
         conventional: 1,
         max_open: limits.0,
-        max_active: limits.1,
+        max_active: if model == Model::HostManaged { limits.1 } else { 0 },
         max_append: Sector(8),
         write_granularity: if model == Model::HostManaged { 1024 } else { 512 },
     }

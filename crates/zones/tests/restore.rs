@@ -6,16 +6,18 @@ use zvb_zones::{Geometry, GeometrySpec, RestoreError, Snapshot, ZoneId, Zones};
 
 use Condition as C;
 
-/// Zone 0 is conventional, 1 and 2 take 16 sectors of 24, 3 is 8 sectors small.
+/// Zone 0 is conventional, 1 and 2 take 16 sectors of 24 (all 24 of a host-aware disk), 3 is 8 sectors
+/// small.
 fn geometry(model: Model) -> Geometry {
+    let managed = model == Model::HostManaged;
     Geometry::new(GeometrySpec {
         model,
         capacity: Sector(80),
         zone_size: Sector(24),
-        zone_capacity: Sector(16),
+        zone_capacity: Sector(if managed { 16 } else { 24 }),
         conventional: 1,
         max_open: 1,
-        max_active: 2,
+        max_active: if managed { 2 } else { 0 },
         max_append: Sector(8),
         write_granularity: 4096,
     })
@@ -93,7 +95,7 @@ fn what_no_disk_of_this_geometry_can_be_is_refused() {
     assert_eq!(refused(managed, 3, C::Full, 16), length(3, C::Full, 16));
     assert_eq!(refused(managed, 1, C::Closed, 4), length(1, C::Closed, 4));
     assert_eq!(refused(managed, 1, C::Empty, 8), length(1, C::Empty, 8));
-    assert_eq!(refused(Model::HostAware, 1, C::Closed, 17), length(1, C::Closed, 17));
+    assert_eq!(refused(Model::HostAware, 1, C::Closed, 25), length(1, C::Closed, 25));
     let kind = ZoneType::Conventional;
     assert_eq!(
         refused(managed, 0, C::Empty, 0),

@@ -25,7 +25,7 @@ const SPEC: GeometrySpec = GeometrySpec {
     write_granularity: 4096,
 };
 const AWARE: GeometrySpec =
-    GeometrySpec { model: Model::HostAware, zone_capacity: Sector(24), ..SPEC };
+    GeometrySpec { model: Model::HostAware, zone_capacity: Sector(24), max_active: 0, ..SPEC };
 const DISK: Sector = SPEC.capacity;
 
 #[derive(Clone, Copy, Debug)]
@@ -126,8 +126,10 @@ fn writes() {
             (108, &[], Write(104, 8), Err(OutOfRange), EMPTY),
             (108, &[], Write(96, 16), Err(OutOfRange), EMPTY),
             (108, &[], Write(u64::MAX, 8), Err(OutOfRange), EMPTY),
-            (108, &[], Append(104, 8), Err(OutOfRange), EMPTY),
-            (108, &[], Reset(u64::MAX), Err(OutOfRange), EMPTY),
+            (73, &[], Append(104, 8), Err(NoSuchZone), EMPTY),
+            (73, &[], Append(u64::MAX, 8), Err(NoSuchZone), EMPTY),
+            (73, &[], Reset(104), Err(NoSuchZone), EMPTY),
+            (73, &[], Open(u64::MAX), Err(NoSuchZone), EMPTY),
             // A write that fails opens nothing and moves nothing.
             (83, &[], Fail(24, 8), Ok(24), EMPTY),
             (83, &[Write(24, 8)], Fail(32, 8), Ok(32), (C::ImplicitOpen, 8)),
@@ -144,6 +146,7 @@ fn writes() {
         &[
             (56, &[], Append(24, 8), Err(AppendUnsupported), EMPTY),
             (56, &[], Append(25, 8), Err(AppendUnsupported), EMPTY),
+            (56, &[], Append(104, 8), Err(AppendUnsupported), EMPTY),
         ],
     );
 }
@@ -263,6 +266,9 @@ fn a_zone_comes_back_only_when_there_is_an_active_one_to_spare() {
 #[test]
 fn sequential_preferred_zones() {
     use Refusal::*;
+    const NO_ROOM: &[Do] = &[Open(72), Open(96)];
+    const CLOSED: (Condition, u64) = (C::Closed, 8);
+    const FILLED: (Condition, u64) = (C::Full, 24);
     check(
         AWARE,
         &[
@@ -276,9 +282,19 @@ fn sequential_preferred_zones() {
             (81, &[Finish(24)], Write(24, 1), Ok(24), (C::Full, 1)),
             (81, &[], Write(10, 18), Ok(10), (C::ImplicitOpen, 4)),
             (81, &[], Write(20, 30), Ok(20), (C::Full, 24)),
-            (81, &[], Write(24, 80), Err(ActiveLimit), EMPTY),
-            (81, &[], Write(24, 60), Err(OpenLimit), EMPTY),
-            (81, &[Open(72), Open(96)], Write(24, 8), Err(OpenLimit), EMPTY),
+            (81, &[], Write(24, 80), Ok(24), FILLED),
+            (81, &[], Write(30, 60), Ok(30), FILLED),
+            // Without an open zone to spare, a zone is written as it is.
+            (81, NO_ROOM, Write(24, 8), Ok(24), (C::Closed, 8)),
+            (81, NO_ROOM, Write(40, 1), Ok(40), (C::Closed, 17)),
+            (81, NO_ROOM, Write(20, 30), Ok(20), FILLED),
+            (81, NO_ROOM, Write(0, 104), Ok(0), FILLED),
+            (81, NO_ROOM, Fail(24, 8), Ok(24), EMPTY),
+            (81, NO_ROOM, Open(24), Err(OpenLimit), EMPTY),
+            (81, &[Write(24, 8), Close(24), Open(72), Open(96)], Write(25, 2), Ok(25), CLOSED),
+            (81, &[Write(24, 8), Close(24), Open(72), Open(96)], Write(24, 24), Ok(24), FILLED),
+            (81, &[Write(24, 8), Close(24), Open(72), Open(96)], Fail(24, 24), Ok(24), CLOSED),
+            (81, &[Open(72), Write(96, 1)], Write(24, 8), Ok(24), (C::ImplicitOpen, 8)),
             (81, &[Write(24, 8), Write(72, 8)], Write(50, 30), Ok(50), (C::Closed, 8)),
             (61, &[Force(2, Forced::ReadOnly)], Write(40, 10), Err(ZoneReadOnly), EMPTY),
             (62, &[Force(0, Forced::Offline)], Write(20, 10), Err(ZoneOffline), EMPTY),
@@ -298,6 +314,7 @@ fn every_refusal_has_its_status() {
         (53, PastCapacity, Status::ZONE_INVALID_CMD),
         (58, CrossesZones, Status::ZONE_INVALID_CMD),
         (52, NotZoneStart, Status::ZONE_INVALID_CMD),
+        (73, NoSuchZone, Status::ZONE_INVALID_CMD),
         (43, Conventional, Status::ZONE_INVALID_CMD),
         (44, NotSequentialRequired, Status::ZONE_INVALID_CMD),
         (47, CannotClose, Status::ZONE_INVALID_CMD),

@@ -27,6 +27,10 @@ fn managed(max_open: u32) -> Zones {
     disk(Model::HostManaged, max_open, 0)
 }
 
+fn aware(max_open: u32) -> Zones {
+    disk(Model::HostAware, max_open, 0)
+}
+
 fn append(zones: &mut Zones, zone: u64, ticket: Option<Ticket>) -> Result<Begun, Refused> {
     zones.begin_append(Sector(zone * 64), Sector(8), zone, ticket)
 }
@@ -118,34 +122,66 @@ fn management_goes_behind_writes_and_before_what_comes_later() {
 /// A write of 8 sectors behind the last, to a zone of any type.
 fn next(zones: &mut Zones, zone: u64, done: u64, t: Option<Ticket>) -> Result<WriteId, Refused> {
     let at = Sector(zone * 64 + done);
-    zones.begin_write(at, Sector(8), zone, t).map(|begun| begun.write.unwrap())
+    zones.begin_write(at, Sector(8), at.0, t).map(|begun| begun.write.unwrap())
+}
+
+/// A write of all sectors from `at` to `end`.
+fn span(zones: &mut Zones, at: u64, end: u64, t: Option<Ticket>) -> Result<WriteId, Refused> {
+    let begun = zones.begin_write(Sector(at), Sector(end - at), at, t);
+    begun.map(|begun| begun.write.unwrap())
 }
 
 #[test]
 fn a_zone_that_is_always_written_is_closed_for_who_waits() {
-    for model in [Model::HostManaged, Model::HostAware] {
-        let mut zones = disk(model, 1, 0);
-        let mut in_flight = next(&mut zones, 0, 0, None).unwrap();
-        for i in 1..4 {
-            let behind = next(&mut zones, 0, i * 8, None).unwrap();
-            end(&mut zones, in_flight, Outcome::Done);
-            in_flight = behind;
-        }
-        let wants = waits(next(&mut zones, 1, 0, None));
-        let drained = waits(next(&mut zones, 0, 32, None));
+    let mut zones = managed(1);
+    let mut in_flight = next(&mut zones, 0, 0, None).unwrap();
+    for i in 1..4 {
+        let behind = next(&mut zones, 0, i * 8, None).unwrap();
         end(&mut zones, in_flight, Outcome::Done);
-        assert_eq!(written(&zones, 0), (Condition::Closed, 32));
-        assert!(zones.wants_retry());
-        // The one that was drained comes behind the one it was drained for.
-        assert_eq!(waits(next(&mut zones, 0, 32, Some(drained))), drained);
-        let first = next(&mut zones, 1, 0, Some(wants)).unwrap();
-        assert!(zones.wants_retry());
-        assert_eq!(waits(next(&mut zones, 0, 32, Some(drained))), drained);
-        end(&mut zones, first, Outcome::Done);
-        assert!(zones.wants_retry());
-        let _ = next(&mut zones, 0, 32, Some(drained)).unwrap();
-        assert_eq!(written(&zones, 1), (Condition::Closed, 8));
+        in_flight = behind;
     }
+    let wants = waits(next(&mut zones, 1, 0, None));
+    let drained = waits(next(&mut zones, 0, 32, None));
+    end(&mut zones, in_flight, Outcome::Done);
+    assert_eq!(written(&zones, 0), (Condition::Closed, 32));
+    assert!(zones.wants_retry());
+    // The one that was drained comes behind the one it was drained for.
+    assert_eq!(waits(next(&mut zones, 0, 32, Some(drained))), drained);
+    let first = next(&mut zones, 1, 0, Some(wants)).unwrap();
+    assert!(zones.wants_retry());
+    assert_eq!(waits(next(&mut zones, 0, 32, Some(drained))), drained);
+    end(&mut zones, first, Outcome::Done);
+    assert!(zones.wants_retry());
+    let _ = next(&mut zones, 0, 32, Some(drained)).unwrap();
+    assert_eq!(written(&zones, 1), (Condition::Closed, 8));
+}
+
+#[test]
+fn a_preferred_zone_is_opened_by_hand_when_one_that_is_written_is_closed_for_it() {
+    let mut zones = aware(1);
+    let busy = next(&mut zones, 0, 0, None).unwrap();
+    let unopened = next(&mut zones, 2, 0, None).unwrap();
+    let opens = waits(zones.manage(Manage::Open, Sector(64), None));
+    // What would keep the zone busy waits; what needs no open zone goes on, and takes none.
+    let drained = waits(next(&mut zones, 0, 8, None));
+    let many = waits(span(&mut zones, 60, 140, None));
+    end(&mut zones, unopened, Outcome::Done);
+    assert_eq!(written(&zones, 2), (Condition::Closed, 8));
+    end(&mut zones, busy, Outcome::Done);
+    assert_eq!(written(&zones, 0), (Condition::Closed, 8));
+    assert!(zones.wants_retry());
+    assert_eq!(waits(span(&mut zones, 60, 140, Some(many))), many);
+    zones.manage(Manage::Open, Sector(64), Some(opens)).unwrap();
+    assert!(zones.wants_retry());
+    let drained = next(&mut zones, 0, 8, Some(drained)).unwrap();
+    let many = span(&mut zones, 60, 140, Some(many)).unwrap();
+    for write in [drained, many] {
+        assert_eq!(end(&mut zones, write, Outcome::Done).len(), 1);
+    }
+    assert_eq!(written(&zones, 0), (Condition::Full, 64));
+    assert_eq!(written(&zones, 1), (Condition::Full, 64));
+    assert_eq!(written(&zones, 2), (Condition::Closed, 12));
+    assert!(!zones.wants_retry());
 }
 
 #[test]
@@ -267,30 +303,84 @@ fn reset_all_goes_behind_all_that_came_before_and_before_all_that_comes_later() 
 }
 
 #[test]
-fn a_write_to_many_preferred_zones_waits_for_room_in_all_of_them() {
-    let mut zones = disk(Model::HostAware, 2, 0);
-    let write = |zones: &mut Zones, at, sectors, ticket| {
-        zones.begin_write(Sector(at), Sector(sectors), at, ticket)
-    };
-    let busy = write(&mut zones, 0, 8, None).unwrap().write.unwrap();
-    let idle = write(&mut zones, 64, 8, None).unwrap().write.unwrap();
+fn a_write_to_preferred_zones_opens_what_it_can_and_goes_on() {
+    let mut zones = aware(2);
+    zones.manage(Manage::Open, Sector(0), None).unwrap();
+    let idle = next(&mut zones, 1, 0, None).unwrap();
     end(&mut zones, idle, Outcome::Done);
-    // Two zones to open, one of them in the place of the busy one.
-    let wide = waits(write(&mut zones, 190, 10, None));
-    assert_eq!(written(&zones, 1), (Condition::ImplicitOpen, 8), "nothing is closed in vain");
-    let later = waits(write(&mut zones, 8, 8, None));
-    end(&mut zones, busy, Outcome::Done);
-    assert!(zones.wants_retry());
-    assert_eq!(waits(write(&mut zones, 8, 8, Some(later))), later);
-    let write_id = write(&mut zones, 190, 10, Some(wide)).unwrap().write.unwrap();
-    assert_eq!(written(&zones, 0), (Condition::Closed, 8));
+    // Zone 2 is opened in the place of zone 1; zone 3 can not be, since zone 2 is written.
+    let wide = span(&mut zones, 190, 200, None).unwrap();
     assert_eq!(written(&zones, 1), (Condition::Closed, 8));
-    assert_eq!(waits(write(&mut zones, 8, 8, Some(later))), later);
-    assert_eq!(end(&mut zones, write_id, Outcome::Done), [(190, true)]);
+    assert_eq!(written(&zones, 2), (Condition::ImplicitOpen, 0));
+    assert_eq!(written(&zones, 3), (Condition::Empty, 0));
+    let more = next(&mut zones, 3, 0, None).unwrap();
+    assert_eq!(end(&mut zones, wide, Outcome::Done), [(190, true)]);
     assert_eq!(written(&zones, 2), (Condition::Full, 64));
+    assert_eq!(written(&zones, 3), (Condition::Closed, 8));
+    // Now there is room, for zones that are written already too.
+    let again = next(&mut zones, 3, 8, None).unwrap();
     assert_eq!(written(&zones, 3), (Condition::ImplicitOpen, 8));
-    let _ = write(&mut zones, 8, 8, Some(later)).unwrap();
-    // What can never go does not wait.
+    end(&mut zones, more, Outcome::Done);
+    end(&mut zones, again, Outcome::Done);
+    assert_eq!(written(&zones, 3), (Condition::ImplicitOpen, 16));
+    let all = span(&mut zones, 0, 320, None).unwrap();
+    assert_eq!(end(&mut zones, all, Outcome::Done), [(0, true)]);
+    assert!((0..5).all(|zone| written(&zones, zone) == (Condition::Full, 64)));
+    assert_eq!(zones.counts().active(), 0);
+}
+
+#[test]
+fn a_zone_that_a_failed_write_did_not_open_is_as_it_was() {
+    let mut zones = aware(1);
+    zones.manage(Manage::Open, Sector(0), None).unwrap();
+    let failed = next(&mut zones, 1, 0, None).unwrap();
+    assert_eq!(end(&mut zones, failed, Outcome::Failed), [(64, false)]);
+    assert_eq!(written(&zones, 1), (Condition::Empty, 0));
+    for (at, condition) in [(0, Condition::Closed), (8, Condition::Closed), (56, Condition::Full)] {
+        let write = next(&mut zones, 1, at, None).unwrap();
+        assert_eq!(zones.counts().open(), 1);
+        end(&mut zones, write, Outcome::Done);
+        assert_eq!(written(&zones, 1), (condition, at + 8));
+    }
     let limit = Refused::Status(Refusal::OpenLimit);
-    assert_eq!(write(&mut zones, 0, 320, None).unwrap_err(), limit);
+    assert_eq!(zones.manage(Manage::Open, Sector(128), None), Err(limit));
+}
+
+#[test]
+fn management_of_a_preferred_zone_goes_behind_writes_that_did_not_open_it() {
+    for what in [Manage::Open, Manage::Close, Manage::Finish, Manage::Reset] {
+        let mut zones = aware(1);
+        let busy = next(&mut zones, 0, 0, None).unwrap();
+        let [one, two] = [0, 8].map(|at| next(&mut zones, 1, at, None).unwrap());
+        let managed = waits(zones.manage(what, Sector(64), None));
+        let single = waits(next(&mut zones, 1, 16, None));
+        let many = waits(span(&mut zones, 100, 140, None));
+        // Nobody who waits for another zone is in the way of this one, until a whole range waits.
+        let newcomer = waits(span(&mut zones, 190, 200, None));
+        end(&mut zones, busy, Outcome::Done);
+        end(&mut zones, two, Outcome::Done);
+        assert_eq!(waits(zones.manage(what, Sector(64), Some(managed))), managed);
+        end(&mut zones, one, Outcome::Done);
+        assert!(zones.wants_retry());
+        assert_eq!(waits(span(&mut zones, 100, 140, Some(many))), many);
+        zones.manage(what, Sector(64), Some(managed)).unwrap();
+        let single = next(&mut zones, 1, 16, Some(single)).unwrap();
+        let _ = span(&mut zones, 100, 140, Some(many)).unwrap();
+        let _ = span(&mut zones, 190, 200, Some(newcomer)).unwrap();
+        assert_eq!(end(&mut zones, single, Outcome::Done), [(80, true)]);
+    }
+}
+
+#[test]
+fn a_write_to_many_preferred_zones_passes_those_who_wait_elsewhere() {
+    let mut zones = aware(0);
+    let busy = next(&mut zones, 0, 0, None).unwrap();
+    let reset = waits(zones.manage(Manage::Reset, Sector(0), None));
+    let first = span(&mut zones, 100, 140, None).unwrap();
+    let second = span(&mut zones, 100, 200, None).unwrap();
+    for write in [second, first, busy] {
+        assert_eq!(end(&mut zones, write, Outcome::Done).len(), 1);
+    }
+    zones.manage(Manage::Reset, Sector(0), Some(reset)).unwrap();
+    assert_eq!(written(&zones, 3), (Condition::ImplicitOpen, 8));
 }
