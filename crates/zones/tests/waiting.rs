@@ -174,6 +174,7 @@ fn a_preferred_zone_is_opened_by_hand_when_one_that_is_written_is_closed_for_it(
     zones.manage(Manage::Open, Sector(64), Some(opens)).unwrap();
     assert!(zones.wants_retry());
     let drained = next(&mut zones, 0, 8, Some(drained)).unwrap();
+    assert!(zones.wants_retry());
     let many = span(&mut zones, 60, 140, Some(many)).unwrap();
     for write in [drained, many] {
         assert_eq!(end(&mut zones, write, Outcome::Done).len(), 1);
