@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod memory;
+pub mod sandbox;
 pub mod server;
 pub mod vhost_user;
 
