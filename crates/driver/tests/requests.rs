@@ -296,6 +296,26 @@ fn a_full_queue_says_so_and_takes_more_after_a_poll() {
 }
 
 #[test]
+fn what_is_answered_already_is_not_waited_for() {
+    for event_index in [true, false] {
+        let fake = Fake::zoned();
+        fake.borrow_mut().offered.set(Features::EVENT_IDX, event_index);
+        let mut disk = drive(&fake);
+        // Twice: a signal for the first may have been wanted from the start.
+        for _ in 0..2 {
+            disk.submit(0, Request::Flush).unwrap();
+            disk.kick(0).unwrap();
+            let signal = fake.borrow_mut().turn(0);
+            // Whoever polls wants no signals; with the event index, one may come in 65536 answers.
+            assert!(!signal || event_index);
+            // To wait now would be to wait for ever, and the fake says so.
+            disk.wait(0, None).unwrap();
+            assert!(disk.poll(0).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
 fn no_memory_is_no_failure() {
     let fake = Fake::plain();
     let mut disk = drive(&fake);
