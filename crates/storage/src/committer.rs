@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -69,13 +69,20 @@ pub(crate) struct Mailbox {
     /// Something came since the engine last looked.
     fresh: AtomicBool,
     flushed: Mutex<Vec<(u64, Result<(), CommitError>)>>,
+    /// Why there will be no slot for the writes that wait for one: an error of the system, 0 for none.
+    refused: AtomicI32,
 }
 
 impl Mailbox {
     /// An empty one.
     pub(crate) fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { event, fresh: AtomicBool::new(false), flushed: Mutex::default() })
+        Ok(Self {
+            event,
+            fresh: AtomicBool::new(false),
+            flushed: Mutex::default(),
+            refused: AtomicI32::new(0),
+        })
     }
 
     /// Readable when [`take`](Self::take) has something to say.
@@ -88,6 +95,19 @@ impl Mailbox {
         // Fails only when it is readable already. Before the flag: whoever sees the flag drains this.
         let _ = rustix::io::write(&self.event, &1u64.to_le_bytes());
         self.fresh.store(true, Ordering::Release);
+    }
+
+    /// No slot could be cleared for the writes that wait for one.
+    fn refuse(&self, error: &io::Error) {
+        let CommitError::Medium(code) = CommitError::from(error) else { return };
+        self.refused.store(code, Ordering::Release);
+        self.ring();
+    }
+
+    /// What the writes that wait for a slot fail with, if they do.
+    pub(crate) fn take_refusal(&self) -> Option<CommitError> {
+        let code = self.refused.swap(0, Ordering::AcqRel);
+        (code != 0).then_some(CommitError::Medium(code))
     }
 
     /// The flushes that are done, or `None` when nothing happened. Writes that wait for a slot are to be
@@ -126,7 +146,8 @@ impl Committer {
             _ if store.shape.read_only => Some(Ok(())),
             Self::Caller => {
                 let result = store.commit();
-                store.reclaim();
+                // Who needs what could not be cleared hears of it.
+                let _ = store.reclaim();
                 Some(result)
             }
             Self::Volatile(thread) => {
@@ -149,9 +170,11 @@ impl Committer {
         match self {
             Self::Caller => {
                 let committed = store.commit().is_ok();
-                store.reclaim();
+                let cleared = store.reclaim();
                 let again = !committed || store.slots.any_free();
-                if !again {
+                if let (false, Err(error)) = (again, &cleared) {
+                    mailbox.refuse(error);
+                } else if !again {
                     // Operations of other engines are under way: come again.
                     mailbox.ring();
                 }
@@ -190,9 +213,11 @@ impl Shared {
                     mailbox.ring();
                 }
             }
-            store.reclaim();
+            let cleared = store.reclaim();
             if store.slots.any_free() || store.is_poisoned() {
                 starved.iter().for_each(|mailbox| mailbox.ring());
+            } else if let Err(error) = cleared {
+                starved.iter().for_each(|mailbox| mailbox.refuse(&error));
             } else if !starved.is_empty() {
                 // Operations are still under way in every slot let go.
                 std::thread::sleep(RECLAIM_EVERY);

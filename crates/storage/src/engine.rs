@@ -133,6 +133,21 @@ impl Desk {
         self.done.len().saturating_add(self.flushing).saturating_add(self.starved.len())
     }
 
+    /// One pin for a batch, under which those of its operations cost next to nothing. None where a commit
+    /// may happen inside the batch: it must not wait for ourselves.
+    fn pin_batch(&mut self) -> Option<u64> {
+        match self.served.committer {
+            Committer::Caller => None,
+            _ => Some(self.pins.enter(&self.served.store.slots)),
+        }
+    }
+
+    fn unpin_batch(&mut self, pin: Option<u64>) {
+        if let Some(epoch) = pin {
+            self.pins.leave(epoch);
+        }
+    }
+
     fn finish(&mut self, job: Job, result: Result<(), Failure>) {
         self.done.push(job.finish(result));
     }
@@ -163,7 +178,12 @@ impl Desk {
             self.flushing = self.flushing.saturating_sub(1);
             self.done.push(Done { tag, result: result.map_err(Failure::from), buffers: None });
         }
-        std::mem::take(&mut self.starved)
+        let starved = std::mem::take(&mut self.starved);
+        let Some(refusal) = self.mailbox.take_refusal() else { return starved };
+        for job in starved {
+            self.finish(job, Err(refusal.into()));
+        }
+        Vec::new()
     }
 }
 

@@ -47,7 +47,8 @@ impl Image {
     /// image with [`CommitBy::Caller`] may call it at will.
     pub fn commit(&self) -> Result<(), VolumeError> {
         let result = self.served.store.commit();
-        self.served.store.reclaim();
+        // What can not be cleared now is, or is not, when somebody needs it.
+        let _ = self.served.store.reclaim();
         result.map_err(|e| VolumeError::Commit(e.into()))
     }
 }

@@ -52,8 +52,8 @@ impl From<CommitError> for Failure {
     }
 }
 
-impl From<io::Error> for CommitError {
-    fn from(error: io::Error) -> Self {
+impl From<&io::Error> for CommitError {
+    fn from(error: &io::Error) -> Self {
         Self::Medium(error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
     }
 }
@@ -156,7 +156,7 @@ impl Store {
         self.medium.sync().map_err(|error| {
             self.poisoned.store(true, Ordering::Relaxed);
             self.say_failed();
-            error.into()
+            CommitError::from(&error)
         })
     }
 
@@ -175,7 +175,7 @@ impl Store {
         let header = self.header.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut header) = header else { return Ok(()) };
         header.state = State::Clean;
-        header.write_both(self.medium.as_ref(), true).map_err(CommitError::from)
+        header.write_both(self.medium.as_ref(), true).map_err(|e| CommitError::from(&e))
     }
 
     /// The zones recorded since the last commit, with their latest states.
@@ -208,19 +208,24 @@ impl Store {
     }
 
     /// Clears the slots that were durably let go and that nothing under way can see, and makes them free.
-    pub(crate) fn reclaim(&self) {
+    pub(crate) fn reclaim(&self) -> io::Result<()> {
         if self.is_poisoned() {
-            return;
+            return Ok(());
         }
+        let mut result = Ok(());
         for detached in self.slots.take_released() {
             let at = self.layout.slot_at(detached.slot);
             let range = at..at.saturating_add(self.layout.slot_bytes);
             match self.medium.zero(range, true) {
                 Ok(()) => self.slots.add_free(detached.slot),
                 // Tried again after the next commit.
-                Err(_) => self.slots.put_back(detached),
+                Err(error) => {
+                    self.slots.put_back(detached);
+                    result = Err(error);
+                }
             }
         }
+        result
     }
 
     /// Says what `job` needs next; what it needs of places that do not exist is done here.

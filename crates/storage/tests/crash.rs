@@ -299,6 +299,31 @@ fn a_slot_that_can_not_be_cleared_is_not_used_again() {
 }
 
 #[test]
+fn a_write_that_can_get_no_slot_fails_rather_than_waits() {
+    for commit in [CommitBy::Caller, CommitBy::Thread] {
+        let (_directory, path) = image(Model::HostManaged);
+        let medium = State::of(&path);
+        let volume = medium.open(&OpenOptions { commit, ..options(BOOT) }).unwrap();
+        let volume = Arc::new(volume);
+        let mut worker = Worker::new(Arc::clone(&volume) as _, 4);
+        let mut rng = Rng::new(1);
+        medium.fail_zero.store(EIO as u64, Ordering::Relaxed);
+        let mut life = || {
+            worker.write(384 * 3, &pattern(1, 512), &mut rng)?;
+            volume.record(ZoneId(3), written(Condition::ImplicitOpen, 1));
+            volume.record(ZoneId(3), Snapshot::EMPTY);
+            Ok(())
+        };
+        // 38 zones and 8 slots to spare.
+        (0..46).for_each(|_| life().unwrap());
+        let failed: Result<(), Failure> = life();
+        assert!(matches!(failed, Err(Failure::Medium(_))), "{failed:?}");
+        medium.fail_zero.store(0, Ordering::Relaxed);
+        (0..60).for_each(|_| life().unwrap());
+    }
+}
+
+#[test]
 fn a_flush_without_news_costs_one_sync_and_one_with_costs_two() {
     let (_directory, path) = image(Model::HostManaged);
     let medium = State::of(&path);

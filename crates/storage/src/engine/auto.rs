@@ -119,12 +119,14 @@ impl RingEngine {
 
     /// Puts a piece of `job` into the ring.
     fn launch(&mut self, job: Job, at: u64, bytes: u64) {
-        let served = Arc::clone(&self.desk.served);
-        let Some(file) = served.store.medium.file() else {
-            return self.end(job, Err(Failure::Unsupported));
+        let taken = match self.desk.served.store.medium.file() {
+            Some(file) => {
+                let fd = choose(&file, &job, at, bytes);
+                self.ring.take(job, fd, at, bytes)
+            }
+            None => return self.end(job, Err(Failure::Unsupported)),
         };
-        let fd = choose(&file, &job, at, bytes);
-        if let Err(job) = self.ring.take(job, fd, at, bytes) {
+        if let Err(job) = taken {
             self.end(job, Err(Failure::Medium(io::ErrorKind::ResourceBusy.into())));
         }
     }
@@ -162,12 +164,14 @@ impl RingEngine {
 
     /// Begins what there is room for.
     fn drive(&mut self) {
+        let pin = if self.queue.is_empty() { None } else { self.desk.pin_batch() };
         while let Some(job) = self.queue.pop_front() {
             if let Pushed::Back(job) = self.begin(job) {
                 self.queue.push_front(job);
                 break;
             }
         }
+        self.desk.unpin_batch(pin);
         if self.ring.submit() {
             // The kernel is short of something: come again.
             self.desk.mailbox.ring();

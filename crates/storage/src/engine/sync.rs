@@ -47,19 +47,11 @@ impl Engine for SyncEngine {
 
     fn start(&mut self) {
         let mut queue = std::mem::take(&mut self.queue);
-        // One pin for the batch: the operations in it keep each other's.
-        let epoch = self.desk.pins.enter(&self.desk.served.store.slots);
-        let inline = matches!(self.desk.served.committer, Committer::Caller);
-        if inline {
-            // A commit in here must not wait for ourselves.
-            self.desk.pins.leave(epoch);
-        }
+        let pin = self.desk.pin_batch();
         for job in queue.drain(..) {
             self.perform(job);
         }
-        if !inline {
-            self.desk.pins.leave(epoch);
-        }
+        self.desk.unpin_batch(pin);
         self.queue = queue;
     }
 

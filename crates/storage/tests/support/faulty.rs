@@ -27,6 +27,7 @@ pub(crate) struct State {
     pub(crate) fail_read: AtomicU64,
     pub(crate) fail_write: AtomicU64,
     pub(crate) fail_sync: AtomicU64,
+    pub(crate) fail_zero: AtomicU64,
     /// Reads and writes move at most this many bytes; 0 for no limit.
     pub(crate) at_most: AtomicU64,
     /// Syncs do nothing, and say that they did.
@@ -133,6 +134,7 @@ impl Medium for Faulty {
 
     fn zero(&self, range: Range<u64>, _unmap: bool) -> io::Result<()> {
         fail(&self.state.fail_write)?;
+        fail(&self.state.fail_zero)?;
         self.state.now.lock().unwrap()[range.start as usize..range.end as usize].fill(0);
         Ok(())
     }
