@@ -16,7 +16,7 @@ use zvb_wire::{Condition, Features, Sector, ZoneType};
 fn every_request_does_what_it_says() {
     let rig = Rig::new(SlowVolume::new(), 1);
     let mut disk = rig.disk();
-    let zoned = disk.info().zoned.clone().unwrap();
+    let zoned = disk.info().zoned.unwrap();
     assert_eq!((zoned.zone_size, zoned.zone_count), (Sector(ZONE), ZONES));
     assert!(disk.info().features.contains(Features::ZONED | Features::FLUSH));
     assert_eq!(&disk.id().unwrap()[..5], b"slow\0");

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
 
 /// Connections that wait while a frontend is served.
-const BACKLOG: i32 = 16;
+const BACKLOG: i32 = 128;
 
 /// How long another server that is about to bind in the same directory is waited for: tries, and a time
 /// between two.

@@ -46,14 +46,17 @@ impl Raw {
     pub fn accept_features(&self) -> Features {
         let features = Features::from_bits_retain(self.ask(FrontendRequest::GET_FEATURES))
             .difference(Features::EVENT_IDX);
-        assert_eq!(
-            self.request(FrontendRequest::SET_FEATURES, &U64::new(features.bits()), &[]),
-            0
-        );
+        assert_eq!(self.request(FrontendRequest::SET_FEATURES, &U64::new(features.bits()), &[]), 0);
         features
     }
 
-    pub fn send(&self, request: FrontendRequest, need: bool, payload: &[u8], fds: &[BorrowedFd<'_>]) {
+    pub fn send(
+        &self,
+        request: FrontendRequest,
+        need: bool,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) {
         self.channel.send_request(request.0, need, payload, fds, &Patience::default()).unwrap();
     }
 
