@@ -7,19 +7,31 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::volume::{SlowVolume, ZONE, ZONE_CAPACITY, ZONES};
+use support::volume::{SlowVolume, ZONE, ZONE_CAPACITY, ZONES, geometry};
 use support::{Rig, TestDisk, eventually, pattern};
 use zvb_driver::{Error, Options, Request, RequestError};
+use zvb_storage::{Memory, Volume};
 use zvb_wire::{Condition, Features, Sector, ZoneType};
 
 #[test]
 fn every_request_does_what_it_says() {
-    let rig = Rig::new(SlowVolume::new(), 1);
+    every_request(SlowVolume::new());
+}
+
+#[test]
+fn every_request_does_what_it_says_on_a_disk_in_memory() {
+    let spec = geometry();
+    every_request(Arc::new(Memory::new(spec.capacity, 4096, Some(spec)).unwrap()));
+}
+
+fn every_request(volume: Arc<dyn Volume>) {
+    let id = volume.shape().id;
+    let rig = Rig::new(volume, 1);
     let mut disk = rig.disk();
     let zoned = disk.info().zoned.unwrap();
     assert_eq!((zoned.zone_size, zoned.zone_count), (Sector(ZONE), ZONES));
     assert!(disk.info().features.contains(Features::ZONED | Features::FLUSH));
-    assert_eq!(&disk.id().unwrap()[..5], b"slow\0");
+    assert_eq!(disk.id().unwrap(), id);
 
     let zones = disk.zones().unwrap();
     assert_eq!(zones.len(), ZONES as usize);

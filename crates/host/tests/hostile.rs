@@ -287,6 +287,76 @@ fn a_stopped_queue_goes_on_where_it_was() {
 }
 
 #[test]
+fn memory_comes_and_goes_under_a_running_queue() {
+    let rig = rig();
+    let ready = ready(&rig);
+    let more = memory(4096);
+    let mut region = Raw::region(4096);
+    region.region.guest_address = U64::new(GUEST + (1 << 30));
+    region.region.user_address = U64::new(USER + (1 << 30));
+    for nth in 0..200 {
+        ask_id(&ready.memory, 0, nth);
+        kick(&ready.kick);
+        // In the middle of it, or before, or after.
+        let (request, fd) = (R::ADD_MEM_REG, [more.as_fd()]);
+        if nth % 2 == 0 {
+            assert_eq!(ready.raw.request(request, &region, &fd), 0);
+        } else {
+            assert_eq!(ready.raw.request(R::REM_MEM_REG, &region, &[]), 0);
+        }
+        wait_for(&ready.call);
+        eventually(|| used_index(&ready.memory, 0) == nth + 1);
+        assert_eq!(status(&ready.memory, 0), OK);
+    }
+    // Without the memory that it is in, a queue stops; the rest of the session goes on.
+    let own = Raw::region(1 << 20);
+    assert_eq!(ready.raw.request(R::REM_MEM_REG, &own, &[]), 0);
+    assert_eq!(ready.raw.request(R::ADD_MEM_REG, &own, &[ready.memory.as_fd()]), 0);
+    assert_eq!(ready.raw.vring_base(0), 200);
+}
+
+#[test]
+fn another_call_is_heard_from_then_on() {
+    let rig = rig();
+    let mut ready = ready(&rig);
+    for nth in 0..20 {
+        ready.ask(nth);
+        ready.call = ready.raw.event(R::SET_VRING_CALL, 0);
+        // Once for good measure: something may have gone to the old one.
+        wait_for(&ready.call);
+    }
+    let none = U64::new(1 << 8);
+    assert_eq!(ready.raw.request(R::SET_VRING_CALL, &none, &[]), 0);
+    ask_id(&ready.memory, 0, 20);
+    kick(&ready.kick);
+    eventually(|| used_index(&ready.memory, 0) == 21);
+}
+
+#[test]
+fn reset_device_begins_anew_with_the_memory_kept() {
+    let rig = rig();
+    let ready = ready(&rig);
+    ready.ask(0);
+    assert_eq!(ready.raw.request(R::RESET_DEVICE, &[0u8; 0], &[]), 0);
+    ask_id(&ready.memory, 0, 1);
+    kick(&ready.kick);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(used_index(&ready.memory, 0), 1);
+    assert_eq!(ready.raw.vring_base(0), 0);
+    rustix::io::pwrite(&ready.memory, &[0; 4096], 0).unwrap();
+    ready.raw.accept_features();
+    ready.raw.describe_queue(0);
+    let call = ready.raw.event(R::SET_VRING_CALL, 0);
+    let kicks = ready.raw.event(R::SET_VRING_KICK, 0);
+    assert_eq!(ready.raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
+    let Ready { raw, memory, .. } = ready;
+    let again = Ready { raw, memory, kick: kicks, call };
+    for nth in 0..3 {
+        again.ask(nth);
+    }
+}
+
+#[test]
 fn a_running_queue_can_not_be_moved() {
     let rig = rig();
     let ready = ready(&rig);
