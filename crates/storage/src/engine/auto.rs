@@ -16,8 +16,9 @@ use crate::volume::{Done, Engine, Failure, Io};
 
 /// Keeps operations in flight in an io_uring.
 pub(crate) struct RingEngine {
-    desk: Desk,
+    /// Dropped first, which waits for what is under way: then the desk may say that nothing is.
     ring: Ring,
+    desk: Desk,
     /// Everything goes through the ring. Else reads that are in the page cache and writes to it, which a
     /// plain call does faster, are done at once.
     all: bool,
