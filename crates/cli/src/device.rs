@@ -1,6 +1,6 @@
 //! A device at the other end of a socket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use zvb_driver::{Disk, Error, Info, Options, RequestError, ZonedInfo};
@@ -46,7 +46,7 @@ impl Device {
         let timeout_ms = (args.timeout > 0).then(|| args.timeout.saturating_mul(1000));
         let memory = SharedMemory::new(how.memory).context("cannot make memory to share")?;
         let transport = VhostUser::connect(&path, memory.clone(), client::Options::default())
-            .with_context(|| format!("cannot connect to {}", path.display()))?;
+            .map_err(|error| explain_connect(error, &path))?;
         let options = Options {
             queues: how.queues,
             queue_size: how.queue_size,
@@ -147,6 +147,19 @@ impl Zone {
             zone_type: zone.zone_type,
         }
     }
+}
+
+/// Why there is no connection to `path`, and what can be done about it.
+fn explain_connect(error: ClientError, path: &Path) -> anyhow::Error {
+    let shown = path.display();
+    let text = match &error {
+        ClientError::NoServer { .. } => {
+            format!("{error}; `zvb serve IMAGE --socket-path {shown}` starts one")
+        }
+        ClientError::Connect { .. } => error.to_string(),
+        _ => format!("cannot talk to the device at {shown}"),
+    };
+    anyhow::Error::new(error).context(text)
 }
 
 /// An error of the driver's, and what can be done about it.

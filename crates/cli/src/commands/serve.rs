@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde_json::json;
 use zvb_device::{Device, DeviceOptions};
-use zvb_host::server::{Level, Log, LogObserver, Server, ServerOptions, Shutdown};
+use zvb_host::server::{BindError, Level, Log, LogObserver, Server, ServerOptions, Shutdown};
 use zvb_storage::{Image, Memory, OpenOptions, Recovery, Volume};
 
 use crate::args::ServeArgs;
@@ -90,8 +90,13 @@ fn bind(args: &ServeArgs, options: ServerOptions) -> anyhow::Result<(Server, Opt
     let Some(path) = &args.socket_path else {
         return Err(Usage("use --socket-path PATH or --fd N".into()).into());
     };
-    let server = Server::bind(path, options)
-        .with_context(|| format!("cannot serve at {}", path.display()))?;
+    let server = Server::bind(path, options).map_err(|error| match error {
+        BindError::InUse { .. } | BindError::NotASocket { .. } => {
+            let text = format!("{error}; use another --socket-path");
+            anyhow::Error::new(error).context(text)
+        }
+        other => other.into(),
+    })?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
     Ok((server, Some(path)))
 }
