@@ -331,6 +331,20 @@ fn a_write_to_preferred_zones_opens_what_it_can_and_goes_on() {
 }
 
 #[test]
+fn an_open_zone_that_somebody_waits_for_is_not_taken_by_a_write_that_needs_none() {
+    let mut zones = aware(1);
+    let busy = next(&mut zones, 0, 0, None).unwrap();
+    let opens = waits(zones.manage(Manage::Open, Sector(64), None));
+    end(&mut zones, busy, Outcome::Done);
+    assert_eq!(zones.counts().open(), 0);
+    let unopened = next(&mut zones, 2, 0, None).unwrap();
+    assert_eq!(zones.counts().open(), 0);
+    zones.manage(Manage::Open, Sector(64), Some(opens)).unwrap();
+    end(&mut zones, unopened, Outcome::Done);
+    assert_eq!(written(&zones, 2), (Condition::Closed, 8));
+}
+
+#[test]
 fn a_zone_that_a_failed_write_did_not_open_is_as_it_was() {
     let mut zones = aware(1);
     zones.manage(Manage::Open, Sector(0), None).unwrap();
