@@ -320,3 +320,115 @@ impl MemoryView {
         mapped.run(mapped.offset_of(address)?, len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use rustix::io::{Errno, pread, pwrite};
+    use zvb_ring::{Buffers, GuestMemory};
+
+    use super::*;
+
+    fn file(bytes: u64, flags: MemfdFlags) -> OwnedFd {
+        let file = memfd_create("test", MemfdFlags::CLOEXEC | flags).unwrap();
+        ftruncate(&file, bytes).unwrap();
+        file
+    }
+
+    fn region(guest: u64, bytes: u64, user: u64, offset: u64) -> Region {
+        Region { guest, bytes, user, offset }
+    }
+
+    fn buffers(memory: &Memory, address: u64, len: u32) -> Option<Buffers> {
+        let view = Rc::new(MemoryView::new(Arc::new(memory.clone())));
+        let mut buffers = Buffers::new(view, Vec::new());
+        buffers.push(address, len).then_some(buffers)
+    }
+
+    #[test]
+    fn bytes_are_found_across_regions_and_not_past_them() {
+        let (a, b) = (file(0x3000, MemfdFlags::empty()), file(0x2000, MemfdFlags::empty()));
+        let memory = Memory::new()
+            .with(region(0x12000, 0x1000, 0x7000_0000, 0x1000), b.try_clone().unwrap())
+            .unwrap()
+            .with(region(0x10230, 0x1dd0, 0x5000_0230, 0x230), a.try_clone().unwrap())
+            .unwrap();
+        // The end of the one and the start of the other.
+        let across = buffers(&memory, 0x11ffc, 8).unwrap();
+        assert_eq!(across.segments().len(), 2);
+        across.write(0, b"abcdefgh").unwrap();
+        let mut bytes = [0; 4];
+        pread(&a, &mut bytes, 0x1ffc).unwrap();
+        assert_eq!(&bytes, b"abcd");
+        pread(&b, &mut bytes, 0x1000).unwrap();
+        assert_eq!(&bytes, b"efgh");
+        for (address, len) in [(0x1022f, 1), (0x13000, 1), (0x12fff, 2), (0, 1), (u64::MAX, 1)] {
+            assert!(buffers(&memory, address, len).is_none(), "{address:#x}");
+        }
+        let view = MemoryView::new(Arc::new(memory.clone()));
+        for address in [0x12fff, 0x10230, 0x10230, 0x12000, 0x11fff, 0x12000] {
+            assert_eq!(view.translate(address, 1).unwrap().1, 1);
+            assert!(view.translate(0x13000, 1).is_none() && view.translate(address, 0).is_none());
+        }
+        assert_eq!(memory.guest_address(0x5000_0231), Some(0x10231));
+        assert_eq!(memory.guest_address(0x7000_0fff), Some(0x12fff));
+        assert_eq!(memory.guest_address(0x7000_1000), None);
+    }
+
+    #[test]
+    fn what_is_taken_away_stays_for_those_who_have_it() {
+        let a = file(0x1000, MemfdFlags::empty());
+        let whole = region(0, 0x1000, 0, 0);
+        let memory = Memory::new().with(whole, a.try_clone().unwrap()).unwrap();
+        let kept = buffers(&memory, 0, 4).unwrap();
+        let without = memory.without(&whole).unwrap();
+        drop(memory);
+        assert!(without.is_empty() && buffers(&without, 0, 4).is_none());
+        pwrite(&a, b"here", 0).unwrap();
+        let mut bytes = [0; 4];
+        kept.read(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"here");
+        assert!(matches!(without.without(&whole), Err(MemoryError::NotThere { .. })));
+    }
+
+    #[test]
+    fn memory_that_can_be_sealed_can_not_be_cut_short() {
+        let a = file(0x2000, MemfdFlags::ALLOW_SEALING);
+        let _memory = Memory::new().with(region(0, 0x2000, 0, 0), a.try_clone().unwrap()).unwrap();
+        assert_eq!(ftruncate(&a, 0x1000), Err(Errno::PERM));
+        ftruncate(&a, 0x4000).unwrap();
+    }
+
+    #[test]
+    fn memory_that_is_cut_short_reads_as_empty_and_is_known_to_be_lost() {
+        let a = file(0x4000, MemfdFlags::empty());
+        let b = file(0x1000, MemfdFlags::empty());
+        pwrite(&a, &[7; 0x4000], 0).unwrap();
+        pwrite(&b, b"safe", 0).unwrap();
+        let memory = Memory::new()
+            .with(region(0, 0x4000, 0, 0), a.try_clone().unwrap())
+            .unwrap()
+            .with(region(0x10000, 0x1000, 0x10000, 0), b)
+            .unwrap();
+        ftruncate(&a, 0x1000).unwrap();
+        let mut byte = [1];
+        buffers(&memory, 0xfff, 1).unwrap().read(0, &mut byte).unwrap();
+        assert!(byte == [7] && !memory.is_lost());
+        buffers(&memory, 0x3000, 1).unwrap().read(0, &mut byte).unwrap();
+        assert!(byte == [0] && memory.is_lost());
+        buffers(&memory, 0x2000, 1).unwrap().write(0, b"x").unwrap();
+        let mut other = [0; 4];
+        buffers(&memory, 0x10000, 4).unwrap().read(0, &mut other).unwrap();
+        assert_eq!(&other, b"safe");
+    }
+
+    #[test]
+    fn guards_are_given_back() {
+        let a = file(0x1000, MemfdFlags::empty());
+        for _ in 0..5000 {
+            Memory::new().with(region(0, 0x1000, 0, 0), a.try_clone().unwrap()).unwrap();
+        }
+    }
+}

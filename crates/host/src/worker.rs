@@ -198,6 +198,7 @@ fn run(
     started: &SyncSender<Result<(), StartError>>,
     at_end: &SyncSender<Stopped>,
 ) {
+    let _cut = CutOnPanic(Arc::clone(&job.connection));
     // Each is received: `start` and `wait` do not return without.
     let lane = match make_lane(&job, &bell) {
         Ok(lane) => lane,
@@ -226,6 +227,19 @@ fn run(
     };
     let stopped = runner.run();
     let _ = at_end.send(stopped);
+}
+
+/// Ends the session of a worker that dies, which is a fault of this program: its driver would wait for
+/// ever.
+struct CutOnPanic(Arc<UnixStream>);
+
+impl Drop for CutOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // Fails when the connection has ended already.
+            let _ = self.0.shutdown(Direction::Both);
+        }
+    }
 }
 
 fn make_lane(job: &Job, bell: &Arc<Bell>) -> Result<Lane, StartError> {

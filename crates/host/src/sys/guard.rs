@@ -219,3 +219,49 @@ fn replace_lost(address: usize) -> bool {
     };
     fresh.is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    use super::*;
+
+    /// Not a test but the process that the next test watches dying.
+    #[test]
+    fn reckless() {
+        if std::env::var_os("ZVB_TEST_RECKLESS").is_none() {
+            return;
+        }
+        let file = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, 4096).unwrap();
+        let guarded = GuardedMapping::new(file.as_fd(), 0, 4096).unwrap();
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a new mapping replaces nothing.
+        let bare = unsafe { mmap(ptr::null_mut(), 4096, protection, flags, &file, 0) }.unwrap();
+        ftruncate(&file, 0).unwrap();
+        let first = guarded.piece(0, 1).unwrap();
+        // SAFETY: mapped, and guarded.
+        assert_eq!(unsafe { first.as_ptr().read_volatile() }, 0);
+        assert!(guarded.is_lost());
+        println!("guarded");
+        // SAFETY: mapped; that the page is gone is what this is about.
+        unsafe { bare.cast::<u8>().read_volatile() };
+        println!("survived");
+    }
+
+    #[test]
+    fn a_sigbus_elsewhere_does_what_it_always_did() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sys::guard::tests::reckless", "--nocapture", "--test-threads=1"])
+            .env("ZVB_TEST_RECKLESS", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("guarded") && !said.contains("survived"), "{output:?}");
+        assert_eq!(output.status.signal(), Some(libc::SIGBUS));
+    }
+}
