@@ -55,6 +55,7 @@ pub(crate) enum Command {
     /// Print the disk's name
     Id(PlainArgs),
     /// Measure the disk
+    #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
 }
 
@@ -77,6 +78,11 @@ With --length, that many sectors are read from the first sector on. Without it, 
 --count zones is read, one after the other: up to the write pointer, of a full zone its capacity, of a \
 conventional zone everything. So what `zvb append` spread over several zones comes back in one piece, \
 without the gap between a zone's capacity and its end.";
+
+const BENCH_HELP: &str = "\
+On a zoned disk, read and randread go to what is written in sequential zones, and to all of the disk only \
+when nothing is. write and append go from zone to zone, and reset each before they fill it; each queue has \
+zones of its own.";
 
 /// Which device.
 #[derive(Args, Clone, Debug)]

@@ -90,7 +90,7 @@ impl Input {
             return Ok(true);
         }
         match self.reader.fill_buf() {
-            Ok(bytes) if bytes.is_empty() => {
+            Ok([]) => {
                 self.check_end(self.taken)?;
                 Ok(true)
             }

@@ -9,12 +9,27 @@ use zvb_driver::{Answer, Buffer, Completion, Request, Token};
 use zvb_host::client::SharedMemory;
 use zvb_wire::{SECTOR_BYTES, Sector};
 
-use crate::device::{Device, explain_request};
+use crate::device::{Connect, Device, MEMORY_BYTES, explain_request};
 use crate::input::Input;
 use crate::output::OutputGone;
 
 /// Bytes of a request, where the device takes as many.
 const CHUNK_BYTES: u32 = 256 << 10;
+
+/// The largest queue that is asked for.
+const QUEUE_SIZE_MAX: u32 = 1024;
+
+/// How to connect for transfers of `depth` requests in flight.
+pub(crate) fn connection(depth: u32) -> Connect {
+    let depth = depth.min(QUEUE_SIZE_MAX);
+    let buffers = (depth as usize).saturating_mul(CHUNK_BYTES as usize);
+    let queue_size = depth.next_power_of_two().clamp(256, QUEUE_SIZE_MAX);
+    Connect {
+        queue_size: u16::try_from(queue_size).unwrap_or(u16::MAX),
+        memory: MEMORY_BYTES.saturating_add(buffers),
+        ..Connect::default()
+    }
+}
 
 /// A place for data, or where it is: `sectors` from `at` on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -192,7 +192,7 @@ fn what_is_appended_zone_after_zone_comes_back() {
 
     // A file in, a file out; and a second server finds the same.
     fs::write(place.path("in"), &data[..1 << 20]).unwrap();
-    place.drive("append", &["--zone", "8", "in", "--quiet"]).ok();
+    place.drive("append", &["--zone", "8", "in", "--quiet", "--depth", "5000"]).ok();
     place.drive("read", &["--zone", "8", "--output", "out"]).ok();
     assert!(fs::read(place.path("out")).unwrap() == data[..1 << 20]);
 

@@ -129,11 +129,18 @@ fn runs(args: &BenchArgs, device: &mut Device, bytes: usize) -> anyhow::Result<V
     let sectors = bytes as u64 / SECTOR_BYTES;
     let mut runs: Vec<Run> = if device.info().zoned.is_some() {
         let zones = device.all_zones()?;
-        let inside = zones.iter().filter(|zone| zone.start.0.saturating_add(zone.len.0) <= span.0);
-        inside
-            .filter(|zone| suits(args.rw, zone))
-            .map(|zone| Run { at: zone.start, sectors: zone.capacity })
-            .collect()
+        let inside: Vec<_> =
+            zones.iter().filter(|zone| zone.start.0.saturating_add(zone.len.0) <= span.0).collect();
+        let reads = matches!(args.rw, Workload::Read | Workload::Randread);
+        let written = |zone: &&&Zone| zone.is_sequential() && zone.readable().0 >= sectors;
+        let part = |zone: &&Zone, sectors| Run { at: zone.start, sectors };
+        if reads && inside.iter().any(|zone| written(&zone)) {
+            // A device may answer for what was never written without a look at its medium.
+            inside.iter().filter(written).map(|zone| part(zone, zone.readable())).collect()
+        } else {
+            let suit = inside.iter().filter(|zone| suits(args.rw, zone));
+            suit.map(|zone| part(zone, zone.capacity)).collect()
+        }
     } else {
         let share = span.0 / u64::from(args.queues.get()) / sectors.max(1) * sectors;
         (0..u64::from(args.queues.get()))

@@ -10,20 +10,21 @@ use zvb_driver::ZonedInfo;
 use zvb_wire::{Condition, SECTOR_BYTES, Sector};
 
 use crate::args::{AppendArgs, FirstArgs, OutputArgs, ReadArgs, WriteArgs};
-use crate::device::{Connect, Device};
+use crate::device::Device;
 use crate::input::Input;
 use crate::output::{self, OutputGone, Usage};
 use crate::report::{Zone, condition_name};
 use crate::size::{Count, Size};
 use crate::target;
 use crate::terminal;
-use crate::transfer::{Outcome, Pipeline, Put, Run, progress};
+use crate::transfer::{self, Outcome, Pipeline, Put, Run, progress};
 
 /// Zones that are asked for at a time while an append goes from zone to zone.
 const ZONES_PER_REPORT: u64 = 256;
 
 pub(super) fn append(args: &AppendArgs) -> anyhow::Result<()> {
-    let mut device = Device::connect(&args.device, &Connect::default())?;
+    let mut device =
+        Device::connect(&args.device, &transfer::connection(args.transfer.depth.get()))?;
     let zoned = device.zoned()?;
     if zoned.max_append == Sector::ZERO {
         bail!(
@@ -99,7 +100,8 @@ fn takes_data(zone: &Zone) -> anyhow::Result<()> {
 }
 
 pub(super) fn write(args: &WriteArgs) -> anyhow::Result<()> {
-    let mut device = Device::connect(&args.device, &Connect::default())?;
+    let mut device =
+        Device::connect(&args.device, &transfer::connection(args.transfer.depth.get()))?;
     let place = Place::find(args, &mut device)?;
     target::on_disk(place.run.at, Sector(1), device.info())?;
     let length = args.length.map(|n| n.0);
@@ -247,7 +249,8 @@ pub(super) fn read(args: &ReadArgs) -> anyhow::Result<()> {
             "this would write the data to the terminal; use --output FILE, a pipe, or --force";
         return Err(Usage(text.into()).into());
     }
-    let mut device = Device::connect(&args.device, &Connect::default())?;
+    let mut device =
+        Device::connect(&args.device, &transfer::connection(args.transfer.depth.get()))?;
     let runs = to_read(args, &mut device)?;
     let total = runs.iter().map(|run| run.sectors.0.saturating_mul(SECTOR_BYTES)).sum();
     let unit = device.info().block_size;
