@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs};
+use rustix::fs::{FileType, SealFlags, Stat, fcntl_add_seals, fcntl_get_seals, fstat};
 
 use crate::sys::GuardedMapping;
 
@@ -24,8 +24,8 @@ pub const MAX_REGIONS: usize = 512;
 /// of a queue, in bytes (virtio 2.7).
 const COMMON_ALIGNMENT: u64 = 16;
 
-/// `f_type` of hugetlbfs, whose files are mapped in whole huge pages.
-const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+/// The largest huge page of any host that we know of: 16 GiB.
+const LARGEST_PAGE: u64 = 1 << 34;
 
 /// One region as the frontend describes it; all in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -260,7 +260,7 @@ fn map(region: Region, file: &OwnedFd) -> Result<Mapped, MemoryError> {
     if needs > has {
         return Err(MemoryError::FileTooShort { guest, needs, has });
     }
-    let page = page_bytes(file).map_err(failed)?;
+    let page = page_bytes(&stat);
     let start = offset - offset % page;
     let Some(end) = needs.checked_next_multiple_of(page) else { return Err(wraps) };
     let Ok(len) = usize::try_from(end - start) else { return Err(wraps) };
@@ -280,14 +280,13 @@ fn seal(file: &OwnedFd) {
     }
 }
 
-/// What offsets and lengths of mappings of `file` must be multiples of, in bytes.
-fn page_bytes(file: &OwnedFd) -> io::Result<u64> {
+/// What offsets and lengths of mappings of the file must be multiples of, in bytes: on hugetlbfs whole
+/// huge pages, which is the block size that it tells. Elsewhere a block above a page does no harm.
+fn page_bytes(stat: &Stat) -> u64 {
     let small = rustix::param::page_size() as u64;
-    let fs = fstatfs(file)?;
-    let huge = u64::try_from(fs.f_bsize).unwrap_or(0);
-    // The type's width differs between targets; the magic fits 32 bits.
-    let is_huge = (fs.f_type as u64) & 0xffff_ffff == HUGETLBFS_MAGIC;
-    Ok(if is_huge && huge.is_power_of_two() { huge.max(small) } else { small })
+    let block = u64::try_from(stat.st_blksize).unwrap_or(0);
+    let fits = block.is_power_of_two() && block <= LARGEST_PAGE;
+    if fits { block.max(small) } else { small }
 }
 
 /// [`Memory`] for the queues of one thread: it remembers the region that was hit last.
