@@ -136,6 +136,9 @@ const ALLOWED: &[i64] = &[
     libc::SYS_dup3,
     libc::SYS_pipe2,
     libc::SYS_unlinkat,
+    // Whether the socket that is to be removed is still the server's own.
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
     // Memory.
     libc::SYS_brk,
     libc::SYS_mmap,

@@ -22,13 +22,14 @@ use zvb_zones::{Geometry, GeometrySpec, Snapshot, ZoneId};
 
 pub const GRANULE: u64 = 8;
 
-/// 1 conventional zone and 4 sequential ones of 32 sectors, 24 of them writable; a last one of 16.
+/// 1 conventional zone and 4 sequential ones of 32 sectors, 24 of them writable when they are
+/// sequential-required; a last one of 16.
 pub fn small(model: Model, max_open: u32, max_active: u32) -> GeometrySpec {
     GeometrySpec {
         model,
         capacity: Sector(32 * 5 + 16),
         zone_size: Sector(32),
-        zone_capacity: Sector(24),
+        zone_capacity: Sector(if model == Model::HostAware { 32 } else { 24 }),
         conventional: 1,
         max_open,
         max_active,
