@@ -192,6 +192,14 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) direct: bool,
 
+    /// Offer SECURE_ERASE: zones are reset and ranges overwritten; what the host's medium keeps is its own
+    #[arg(long)]
+    pub(crate) secure_erase: bool,
+
+    /// Keep what the server does not need (files, sockets, processes) within its reach
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
+
     /// Say more on standard error
     #[arg(long, short)]
     pub(crate) verbose: bool,

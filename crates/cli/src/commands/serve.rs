@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde_json::json;
 use zvb_device::{Device, DeviceOptions};
+use zvb_host::sandbox::{self, Needs};
 use zvb_host::server::{BindError, Level, Log, LogObserver, Server, ServerOptions, Shutdown};
 use zvb_storage::{Image, Memory, OpenOptions, Recovery, Volume};
 
@@ -37,10 +38,14 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let volume = open(args, &source, &log)?;
     let options = DeviceOptions {
         queues: args.queues.get(),
+        secure_erase: args.secure_erase,
         observer: Arc::new(LogObserver::new(Arc::clone(&log))),
         ..DeviceOptions::default()
     };
     let device = Device::new(Arc::clone(&volume), options).context("cannot make a device of it")?;
+    if !args.no_sandbox {
+        confine(socket.as_deref(), &log)?;
+    }
     announce(args, socket.as_deref())?;
     let served = server.serve(&device, &shutdown).context("cannot go on serving");
     // The image is left in order also when the server was not.
@@ -50,6 +55,20 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         log.log(Level::Info, format_args!("ended in order"));
     }
     served.and(closed)
+}
+
+/// Everything is open that will ever be: gives the rest of the host away.
+fn confine(socket: Option<&Path>, log: &Arc<dyn Log>) -> anyhow::Result<()> {
+    let needs = Needs { socket_folder: socket.and_then(Path::parent).map(Path::to_owned) };
+    let walls = sandbox::confine(&needs)
+        .context("cannot confine the server; --no-sandbox serves without that protection")?;
+    if !walls.file_system {
+        log.log(
+            Level::Debug,
+            format_args!("this kernel has no Landlock: only system calls are filtered"),
+        );
+    }
+    Ok(())
 }
 
 fn source(args: &ServeArgs) -> anyhow::Result<Source> {
