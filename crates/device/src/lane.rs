@@ -317,6 +317,8 @@ impl Lane {
         let Some((at, sectors, _)) = slot.range() else { return self.finish(index) };
         let Some(table) = &self.session.device.table else { return self.start_write(index) };
         let refused = match slot.request {
+            // Nothing of a zone is no zone.
+            Request::Erase if sectors == Sector::ZERO => return self.range_done(index),
             Request::Discard => refuse_discard(table, at, sectors),
             Request::Erase if is_conventional(table, at) => refuse_discard(table, at, Sector(1)),
             _ => {
