@@ -82,7 +82,7 @@ pub(crate) fn servers(zvb: &Path, folder: &Path, mib: u64) -> Result<Vec<Spec>> 
             vec!["--blockdev".into(), blockdev, "--export".into(), export(&file.socket)];
         all.push(file);
         let mut null = spec("qsd null-co", &daemon, None, false);
-        let blockdev = format!("null-co,node-name=n,size={size},read-zeroes=off");
+        let blockdev = format!("null-co,node-name=n,size={},read-zeroes=off", mib << 20);
         null.arguments =
             vec!["--blockdev".into(), blockdev.into(), "--export".into(), export(&null.socket)];
         all.push(null);
