@@ -118,6 +118,10 @@ impl Medium for FileMedium {
         self.file.sync_data()
     }
 
+    fn lengthen(&self, bytes: u64) -> io::Result<()> {
+        if self.size()? < bytes { self.file.set_len(bytes) } else { Ok(()) }
+    }
+
     fn file(&self) -> Option<MediumFile<'_>> {
         let direct = self.direct.as_ref().map(|f| Direct { fd: f.as_fd(), align: DIRECT_ALIGN });
         Some(MediumFile { buffered: self.file.as_fd(), direct })

@@ -1,23 +1,37 @@
 //! An image file: a disk that outlives processes and hosts.
 
+mod check;
+mod clone;
 mod create;
 mod format;
 mod inspect;
+mod load;
 mod open;
 mod refusal;
+mod repair;
+mod resize;
+mod survey;
+mod switch;
 
+pub use check::{CheckOptions, CheckReport, Finding, Problem, Progress, Severity, check, check_on};
+pub use clone::{CloneError, CloneOptions, Cloned};
 pub use create::{CreateError, CreateOptions};
 pub(crate) use format::{Header, State};
 pub use inspect::{ImageInfo, ImageState, inspect};
+pub use load::{LoadError, ZoneState, ZoneTable, dump, load};
 pub use open::{CommitBy, OpenOptions, Recovery};
-pub use refusal::{BadSuperblock, OpenError, Refusal};
+pub use refusal::{BadSuperblock, FileError, OpenError, Refusal};
+pub use repair::{Repair, RepairError, RepairReport, repair, repair_on};
+pub use resize::{ResizeError, resize};
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use zvb_zones::{Snapshot, ZoneId};
 
 use crate::engine::{self, EngineKind, Served};
+use crate::table::Entry;
 use crate::volume::{Engine, EngineError, Shape, Volume, VolumeError};
 
 /// An open image.
@@ -50,6 +64,16 @@ impl Image {
         // What can not be cleared now is, or is not, when somebody needs it.
         let _ = self.served.store.reclaim();
         result.map_err(|e| VolumeError::Commit(e.into()))
+    }
+
+    /// Clears what lies above the data of sequential-preferred zones. Nothing else is going on.
+    fn clear_tails(&self) -> io::Result<()> {
+        let store = &self.served.store;
+        let zones = (0u32..).map(ZoneId).zip(&self.recovered);
+        let entries: Vec<Entry> = zones
+            .map(|(zone, state)| Entry { state: *state, slot: store.slots.of(zone) })
+            .collect();
+        store.clear_tails(&entries)
     }
 }
 

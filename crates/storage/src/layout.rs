@@ -144,7 +144,7 @@ fn linear_sectors(shape: &Shape) -> Sector {
 
 /// How many slots a new disk gets: one for every sequential zone, and some to spare for zones that were
 /// reset and not yet flushed.
-fn slots_wanted(geometry: &Geometry) -> u32 {
+pub(crate) fn slots_wanted(geometry: &Geometry) -> u32 {
     let zones = geometry.zone_count().saturating_sub(geometry.spec().conventional);
     zones.saturating_add((zones / 64).max(8).min(zones)).min(SLOTS_MAX)
 }

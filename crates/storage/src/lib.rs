@@ -21,8 +21,11 @@ mod volume;
 
 pub use engine::{EngineKind, UnknownEngine};
 pub use image::{
-    BadSuperblock, CommitBy, CreateError, CreateOptions, Image, ImageInfo, ImageState, OpenError,
-    OpenOptions, Recovery, Refusal, inspect,
+    BadSuperblock, CheckOptions, CheckReport, CloneError, CloneOptions, Cloned, CommitBy,
+    CreateError, CreateOptions, FileError, Finding, Image, ImageInfo, ImageState, LoadError,
+    OpenError, OpenOptions, Problem, Progress, Recovery, Refusal, Repair, RepairError,
+    RepairReport, ResizeError, Severity, ZoneState, ZoneTable, check, check_on, dump, inspect,
+    load, repair, repair_on, resize,
 };
 pub use medium::{Direct, Medium, MediumFile};
 pub use memory::{Memory, MemoryError};

@@ -41,6 +41,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
     /// Makes durable all that was written, zeroed or stored before this was called.
     fn sync(&self) -> io::Result<()>;
 
+    /// Makes it at least `bytes` long; what is new reads as zeroes.
+    fn lengthen(&self, bytes: u64) -> io::Result<()> {
+        if self.size()? < bytes { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
+
     /// The file behind it, if there is one that engines may reach directly.
     fn file(&self) -> Option<MediumFile<'_>>;
 }

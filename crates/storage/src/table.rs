@@ -128,6 +128,34 @@ impl Entry {
     }
 }
 
+/// The record of `zone` in `packed`, latest and durably, as it is in a table that is written anew. A zone
+/// at birth has none: it is left a hole.
+pub(crate) fn fresh(zone: ZoneId, packed: u64) -> Option<[u8; BYTES as usize]> {
+    if packed == 0 || packed == (Entry { state: Snapshot::EMPTY, slot: None }).pack() {
+        return None;
+    }
+    let mut bytes = [0; BYTES as usize];
+    let mut put = |word: usize, value: u64| {
+        if let Some(at) = bytes.get_mut(word * 8..word * 8 + 8) {
+            at.copy_from_slice(&value.to_le_bytes());
+        }
+    };
+    let [first, _] = COPIES;
+    put(LATEST, packed);
+    put(first, packed);
+    put(first + 1, 1);
+    put(first + 2, checksum(zone, packed, 1));
+    Some(bytes)
+}
+
+/// CRC-32C of the zone's number, a state and its sequence number; with a bit above it, so that it is never
+/// 0.
+fn checksum(zone: ZoneId, state: u64, sequence: u64) -> u64 {
+    let crc = crc32c::crc32c(&zone.0.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc, &state.to_le_bytes());
+    u64::from(crc32c::crc32c_append(crc, &sequence.to_le_bytes())) | 1 << 32
+}
+
 /// A durable copy as it was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Durable {
@@ -179,6 +207,11 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// True when one of the durable copies is not whole. A host that died while it was written leaves it so.
+    pub(crate) fn has_torn_copy(&self) -> bool {
+        COPIES.iter().any(|at| self.copy(*at).is_none())
+    }
+
     /// Makes `packed` durable with the next sync. The copy that is the durable one now is not touched.
     pub(crate) fn set_durable(&self, packed: u64) {
         let [a, b] = COPIES.map(|at| self.copy(at));
@@ -189,22 +222,15 @@ impl<'a> Record<'a> {
         let sequence = sequences[0].max(sequences[1]).unwrap_or(0).saturating_add(1);
         self.store(at, packed);
         self.store(at + 1, sequence);
-        self.store(at + 2, self.checksum(packed, sequence));
+        self.store(at + 2, checksum(self.zone, packed, sequence));
     }
 
     /// The copy at `at`, if it is whole. One that was never written is.
     fn copy(&self, at: usize) -> Option<Durable> {
         let (state, sequence) = (self.load(at), self.load(at + 1));
-        let checksum = self.load(at + 2);
-        let blank = state == 0 && sequence == 0 && checksum == 0;
-        (blank || checksum == self.checksum(state, sequence)).then_some(Durable { state, sequence })
-    }
-
-    /// CRC-32C of the zone's number, the state and the sequence number; with a bit above it, so that it
-    /// is never 0.
-    fn checksum(&self, state: u64, sequence: u64) -> u64 {
-        let crc = crc32c::crc32c(&self.zone.0.to_le_bytes());
-        let crc = crc32c::crc32c_append(crc, &state.to_le_bytes());
-        u64::from(crc32c::crc32c_append(crc, &sequence.to_le_bytes())) | 1 << 32
+        let sum = self.load(at + 2);
+        let blank = state == 0 && sequence == 0 && sum == 0;
+        (blank || sum == checksum(self.zone, state, sequence))
+            .then_some(Durable { state, sequence })
     }
 }

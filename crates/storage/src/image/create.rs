@@ -87,6 +87,9 @@ pub enum CreateError {
         /// The number of the process, where the system tells.
         pid: Option<u32>,
     },
+    /// The medium failed, or is too short.
+    #[error("cannot write the image")]
+    Medium(#[source] io::Error),
     /// The host's file system failed.
     #[error("{}: cannot {doing} the image", .path.display())]
     Io {
@@ -110,19 +113,27 @@ impl Image {
             may_replace(path)?;
         }
         let failed = |doing| move |source| CreateError::Io { path: path.to_owned(), doing, source };
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let draft = Draft::new(directory).map_err(failed("make"))?;
+        let draft = Draft::beside(path).map_err(failed("make"))?;
         draft.fill(header).map_err(failed("write"))?;
-        let put = if options.force { draft.replace(path) } else { draft.place(path) };
-        put.map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => CreateError::Exists(path.to_owned()),
-            _ => failed("name")(e),
-        })?;
-        File::open(directory).and_then(|d| d.sync_all()).map_err(failed("sync the directory of"))
+        draft.put(path, options.force)
     }
+
+    /// Makes an image on `medium`, which reads as zeroes and is long enough.
+    pub fn create_on(medium: &dyn Medium, options: &CreateOptions) -> Result<(), CreateError> {
+        let header = header(options)?;
+        let len = medium.size().map_err(CreateError::Medium)?;
+        if len < header.file_bytes {
+            return Err(CreateError::Medium(io::ErrorKind::StorageFull.into()));
+        }
+        fill(medium, header).map_err(CreateError::Medium)
+    }
+}
+
+/// Writes all that a new image has, which is its superblocks, durably.
+fn fill(medium: &dyn Medium, mut header: Header) -> io::Result<()> {
+    header.sequence = 0;
+    header.write_both(medium, false)?;
+    medium.sync()
 }
 
 /// The superblock that `options` make.
@@ -156,7 +167,7 @@ fn header(options: &CreateOptions) -> Result<Header, CreateError> {
 }
 
 /// A random UUID (version 4).
-fn random_uuid() -> [u8; 16] {
+pub(super) fn random_uuid() -> [u8; 16] {
     let mut uuid = [0; 16];
     // Asked for fewer than 256 bytes, it gives all or, before the system has any, nothing.
     let _ = rustix::rand::getrandom(&mut uuid, rustix::rand::GetRandomFlags::empty());
@@ -166,7 +177,7 @@ fn random_uuid() -> [u8; 16] {
 }
 
 /// "zvb-" and half the UUID, in hexadecimal.
-fn id_of(uuid: &[u8; 16]) -> [u8; 20] {
+pub(super) fn id_of(uuid: &[u8; 16]) -> [u8; 20] {
     let mut id = *b"zvb-0000000000000000";
     for (pair, byte) in id[4..].chunks_exact_mut(2).zip(uuid) {
         let digit = |n: u8| if n < 10 { b'0' + n } else { b'a' + n - 10 };
@@ -176,7 +187,7 @@ fn id_of(uuid: &[u8; 16]) -> [u8; 20] {
 }
 
 /// Refuses to replace what is no file, and what somebody has open.
-fn may_replace(path: &Path) -> Result<(), CreateError> {
+pub(super) fn may_replace(path: &Path) -> Result<(), CreateError> {
     let failed = |source| CreateError::Io { path: path.to_owned(), doing: "replace", source };
     let metadata = match path.symlink_metadata() {
         Ok(metadata) => metadata,
@@ -193,14 +204,27 @@ fn may_replace(path: &Path) -> Result<(), CreateError> {
     Err(CreateError::InUse { path: path.to_owned(), pid: lock_holder(&file) })
 }
 
+/// The directory in which `path` is.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// A file that has no name yet, or one that nobody looks for.
-struct Draft {
-    file: File,
+pub(super) struct Draft {
+    pub(super) file: File,
     /// Its name, where the file system has no files without.
     named: Option<PathBuf>,
 }
 
 impl Draft {
+    /// One that can be put at `path`.
+    pub(super) fn beside(path: &Path) -> io::Result<Self> {
+        Self::new(directory_of(path))
+    }
+
     fn new(directory: &Path) -> io::Result<Self> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match open(directory, flags, Mode::from_raw_mode(0o666)) {
@@ -217,13 +241,23 @@ impl Draft {
     }
 
     /// Writes the image, durably.
-    fn fill(&self, mut header: Header) -> io::Result<()> {
+    fn fill(&self, header: Header) -> io::Result<()> {
         self.file.set_len(header.file_bytes)?;
         let medium = FileMedium::new(self.file.try_clone()?, Path::new(""), true, false)?;
-        header.sequence = 0;
-        header.write_both(&medium, false)?;
-        medium.sync()?;
+        fill(&medium, header)?;
         self.file.sync_all()
+    }
+
+    /// Names it `path`, durably; in place of what is there if `replace`.
+    pub(super) fn put(self, path: &Path, replace: bool) -> Result<(), CreateError> {
+        let failed = |doing| move |source| CreateError::Io { path: path.to_owned(), doing, source };
+        let put = if replace { self.replace(path) } else { self.place(path) };
+        put.map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => CreateError::Exists(path.to_owned()),
+            _ => failed("name")(e),
+        })?;
+        let directory = File::open(directory_of(path)).and_then(|d| d.sync_all());
+        directory.map_err(failed("sync the directory of"))
     }
 
     /// Names it `path`, where nothing is.

@@ -1,6 +1,7 @@
 //! The superblock, as it is in the file. `docs/format.md` has the same in words.
 
 use std::io;
+use std::ops::Range;
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -21,9 +22,9 @@ pub(crate) const VERSION: u32 = 1;
 /// Where the two copies of the superblock are.
 pub(crate) const COPIES: [u64; 2] = [0, 4096];
 /// Where the zone table of a new image is.
-const TABLE_AT: u64 = 8192;
+pub(super) const TABLE_AT: u64 = 8192;
 /// What the linear region and the slots of a new image are aligned to.
-const REGION_ALIGN: u64 = 1 << 20;
+pub(super) const REGION_ALIGN: u64 = 1 << 20;
 /// A new image has room for a zone table this many times as large, so that zones can be added.
 const TABLE_ROOM: u64 = 4;
 
@@ -104,6 +105,16 @@ impl State {
     }
 }
 
+/// What was found where superblocks are.
+pub(super) struct Found {
+    /// The one to believe.
+    pub(super) header: Header,
+    /// Where the other one is, when it is torn or missing.
+    pub(super) bad_copy: Option<u64>,
+    /// Bytes of the medium.
+    pub(super) len: u64,
+}
+
 /// A superblock that makes sense.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Header {
@@ -171,6 +182,15 @@ impl Header {
 
     /// The newer of the two superblocks of `medium`.
     pub(crate) fn read(medium: &dyn Medium) -> Result<Self, Refusal> {
+        let Found { header, len, .. } = Self::find(medium)?;
+        if len < header.file_bytes {
+            return Err(Refusal::Truncated { len, expected: header.file_bytes });
+        }
+        Ok(header)
+    }
+
+    /// The newer of the two superblocks of `medium`, which may be shorter than it should be.
+    pub(super) fn find(medium: &dyn Medium) -> Result<Found, Refusal> {
         let len = medium.size().map_err(Refusal::io("read"))?;
         if len == 0 {
             return Err(Refusal::Empty);
@@ -186,11 +206,14 @@ impl Header {
         let [Some(a), b] = found else {
             return Err(Refusal::TooShort(len));
         };
-        let header = newer(Self::parse(&a), b.map(|b| Self::parse(&b)))?;
-        if len < header.file_bytes {
-            return Err(Refusal::Truncated { len, expected: header.file_bytes });
-        }
-        Ok(header)
+        let (a, b) = (Self::parse(&a), b.map(|b| Self::parse(&b)));
+        let [a_at, b_at] = COPIES;
+        let bad_copy = match (&a, &b) {
+            (Err(_), _) => Some(a_at),
+            (_, None | Some(Err(_))) => Some(b_at),
+            _ => None,
+        };
+        Ok(Found { header: newer(a, b)?, bad_copy, len })
     }
 
     /// What `bytes` say.
@@ -386,8 +409,14 @@ impl RawSuperblock {
 }
 
 impl Header {
+    /// Where the zone table is.
+    pub(super) fn table(&self) -> Range<u64> {
+        let len = u64::from(self.zone_count()).saturating_mul(table::BYTES);
+        self.table_at..self.table_at.saturating_add(len)
+    }
+
     /// True when the regions are aligned, apart, past the superblocks and inside the file.
-    fn regions_fit(&self) -> bool {
+    pub(super) fn regions_fit(&self) -> bool {
         let table = u64::from(self.zone_count()).saturating_mul(table::BYTES);
         let layout = &self.layout;
         let mut regions = [

@@ -107,14 +107,18 @@ impl Image {
 }
 
 fn open_file(path: &Path, options: &OpenOptions) -> Result<Image, Refusal> {
-    let file = regular_file(path, !options.read_only)?;
-    let lock = if options.read_only { Lock::Shared } else { Lock::Exclusive };
+    let medium = locked_medium(path, !options.read_only, options.direct)?;
+    Image::open_on(Box::new(medium), options)
+}
+
+/// The file at `path`, locked: for others too if it is not to be written.
+pub(super) fn locked_medium(path: &Path, write: bool, direct: bool) -> Result<FileMedium, Refusal> {
+    let file = regular_file(path, write)?;
+    let lock = if write { Lock::Exclusive } else { Lock::Shared };
     if !lock_file(&file, lock).map_err(Refusal::io("lock"))? {
         return Err(Refusal::InUse { pid: lock_holder(&file) });
     }
-    let medium = FileMedium::new(file, path, !options.read_only, options.direct)
-        .map_err(Refusal::io("open"))?;
-    Image::open_on(Box::new(medium), options)
+    FileMedium::new(file, path, write, direct).map_err(Refusal::io("open"))
 }
 
 /// The file at `path`, if it is one. Anything else is not opened: that alone may do things.
@@ -151,7 +155,9 @@ pub(super) fn entries(
     let mut owned = vec![false; header.layout.slots as usize];
     let mut entries = Vec::with_capacity(geometry.zone_count() as usize);
     for zone in geometry.zones() {
-        let entry = entry(medium, geometry, header.layout.slots, zone, recovery)
+        let entry = Record::of(medium.words(), zone)
+            .ok_or(RecordError::Torn)
+            .and_then(|record| entry(record, geometry, header.layout.slots, zone, recovery))
             .and_then(|entry| own(&mut owned, entry))
             .map_err(|source| Refusal::BadRecord { zone: zone.0, source })?;
         entries.push(entry);
@@ -159,16 +165,14 @@ pub(super) fn entries(
     Ok(entries)
 }
 
-fn entry(
-    medium: &dyn Medium,
+/// What `zone` is in, by its record.
+pub(super) fn entry(
+    record: Record<'_>,
     geometry: &Geometry,
     slots: u32,
     zone: ZoneId,
     recovery: Recovery,
 ) -> Result<Entry, RecordError> {
-    let Some(record) = Record::of(medium.words(), zone) else {
-        return Err(RecordError::Torn);
-    };
     let unpack = |word| Entry::unpack(word, zone, geometry, slots);
     match recovery {
         Recovery::ProcessDied => unpack(record.latest()),

@@ -1,7 +1,7 @@
 //! Why an image is not opened.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zvb_zones::GeometryError;
 
@@ -16,6 +16,24 @@ pub struct OpenError {
     /// Why.
     #[source]
     pub reason: Refusal,
+}
+
+/// Something that could not be done with a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", .path.display())]
+pub struct FileError<E: std::error::Error + 'static> {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub reason: E,
+}
+
+impl<E: std::error::Error + 'static> FileError<E> {
+    /// What went wrong with the file at `path`.
+    pub(crate) fn at(path: &Path) -> impl FnOnce(E) -> Self + use<'_, E> {
+        |reason| Self { path: path.to_owned(), reason }
+    }
 }
 
 /// Why an image is refused.

@@ -1,0 +1,157 @@
+//! Making an image larger.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use zvb_wire::Sector;
+use zvb_zones::{Geometry, GeometryError, GeometrySpec};
+
+use super::Image;
+use super::format::{Header, REGION_ALIGN, State};
+use super::open::{CommitBy, OpenOptions, Recovery, entries};
+use super::refusal::{FileError, OpenError, Refusal};
+use super::switch::{clear, placed, switch};
+use crate::engine::EngineKind;
+use crate::layout::{Layout, slots_wanted};
+use crate::volume::{Volume, VolumeError};
+
+/// Why an image does not get another size.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// It can not be opened, or written to.
+    #[error(transparent)]
+    Image(#[from] Refusal),
+    /// Zones that make no disk.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// Not a multiple of the block size.
+    #[error(
+        "the size of {capacity} sectors is not a multiple of the block size, {block_size} bytes"
+    )]
+    Capacity {
+        /// What was asked for.
+        capacity: Sector,
+        /// The block size in bytes.
+        block_size: u32,
+    },
+    /// Images do not shrink.
+    #[error("the disk has {from} sectors, and {to} are fewer: it can only grow")]
+    Shrinks {
+        /// What it has.
+        from: Sector,
+        /// What was asked for.
+        to: Sector,
+    },
+    /// Longer than any file can be, or in the way of itself.
+    #[error("there is no room for {0} sectors in an image")]
+    NoRoom(Sector),
+    /// Engines still work on it, or it was opened read-only, or its medium failed.
+    #[error("the image can not be changed now")]
+    Busy,
+    /// What was written to it before can not be made durable.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+}
+
+/// Makes the disk in the image at `path` `capacity` sectors large. Its zones stay what they are; a last
+/// zone that was smaller than the others grows first, then new ones, empty, come after it. Interrupted, it
+/// leaves the image in the old size or in the new one.
+pub fn resize(path: &Path, capacity: Sector) -> Result<(), FileError<ResizeError>> {
+    let opened = open_alone(path).map_err(ResizeError::from);
+    opened.and_then(|image| image.resize(capacity)).map_err(FileError::at(path))
+}
+
+/// The image at `path`, opened to be changed by nobody but us.
+pub(super) fn open_alone(path: &Path) -> Result<Image, Refusal> {
+    let options = OpenOptions {
+        engine: EngineKind::Sync,
+        commit: CommitBy::Caller,
+        ..OpenOptions::default()
+    };
+    Image::open(path, &options).map_err(|OpenError { reason, .. }| reason)
+}
+
+impl Image {
+    /// Makes the disk `capacity` sectors large, and closes the image. See [`resize`].
+    pub fn resize(self, capacity: Sector) -> Result<(), ResizeError> {
+        let Some(old) = self.header_alone() else { return Err(ResizeError::Busy) };
+        if capacity == old.capacity {
+            return Ok(self.close()?);
+        }
+        let new = larger(&old, capacity)?;
+        self.commit()?;
+        let medium = self.served.store.medium.as_ref();
+        let entries = entries(medium, &old, Recovery::ProcessDied)?;
+        let grow = || {
+            medium.lengthen(new.file_bytes)?;
+            // What is new of the linear region; a file may be longer than its image.
+            let [old, new] = [&old, &new].map(|header| header.layout);
+            let from = old.linear_at.saturating_add(old.linear_bytes);
+            clear(medium, from..new.linear_at.saturating_add(new.linear_bytes))
+        };
+        grow().map_err(Refusal::io("lengthen"))?;
+        self.switch(&old, new, &entries)
+    }
+
+    /// What the superblocks say, when nobody works on the image and it can be changed.
+    pub(super) fn header_alone(&self) -> Option<Header> {
+        if Arc::strong_count(&self.served) != 1 || self.served.store.is_poisoned() {
+            return None;
+        }
+        self.served.store.header.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Leaves the image in order as `new`, its zones in `entries`.
+    pub(super) fn switch(
+        self,
+        old: &Header,
+        new: Header,
+        entries: &[crate::table::Entry],
+    ) -> Result<(), ResizeError> {
+        let store = &self.served.store;
+        // Nobody else writes superblocks from here on.
+        *store.header.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let switched = switch(store.medium.as_ref(), old, new, entries);
+        Ok(switched.map_err(Refusal::io("write to"))?)
+    }
+}
+
+/// `old`, closed, with `capacity` sectors.
+fn larger(old: &Header, capacity: Sector) -> Result<Header, ResizeError> {
+    if capacity < old.capacity {
+        return Err(ResizeError::Shrinks { from: old.capacity, to: capacity });
+    }
+    let block_size = old.block_size;
+    if !capacity.is_multiple_of(Sector(u64::from(block_size) / 512)) {
+        return Err(ResizeError::Capacity { capacity, block_size });
+    }
+    let geometry = old.geometry.map(|g| Geometry::new(GeometrySpec { capacity, ..*g.spec() }));
+    let geometry = geometry.transpose()?;
+    let no_room = ResizeError::NoRoom(capacity);
+    let Some(layout) = larger_layout(old, capacity, geometry) else { return Err(no_room) };
+    let state = State::Clean;
+    placed(old, Header { capacity, geometry, layout, state, ..old.clone() }).ok_or(no_room)
+}
+
+/// The linear region and the slots stay where they are and grow at their ends. Where there is no slot yet
+/// they may begin anywhere.
+fn larger_layout(old: &Header, capacity: Sector, geometry: Option<Geometry>) -> Option<Layout> {
+    let mut shape = old.shape(false);
+    (shape.capacity, shape.geometry) = (capacity, geometry);
+    let was = &old.layout;
+    let sequential =
+        old.geometry.map_or(0, |g| g.zone_count().saturating_sub(g.spec().conventional));
+    let (slots_at, had) = if sequential == 0 { (None, 0) } else { (Some(was.slots_at), was.slots) };
+    let slots = geometry.as_ref().map_or(0, slots_wanted).max(had);
+    let layout = Layout::new(&shape, was.linear_at, slots_at, REGION_ALIGN)?.with_slots(slots)?;
+    // The old table stays whole until the superblock speaks of the new one.
+    let grown = was.linear_at.saturating_add(was.linear_bytes)
+        ..layout.linear_at.saturating_add(layout.linear_bytes);
+    let table = old.table();
+    let apart = grown.is_empty()
+        || table.is_empty()
+        || table.end <= grown.start
+        || grown.end <= table.start;
+    apart.then_some(layout)
+}
