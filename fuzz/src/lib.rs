@@ -20,6 +20,7 @@ pub mod driver;
 mod guest;
 pub mod image;
 mod input;
+mod memory;
 mod model;
 pub mod ring;
 pub mod seeds;
