@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use zvb_driver::{Disk, Error, Info, Options, RequestError, ZonedInfo};
+use zvb_driver::{Checks, Disk, Error, Info, Options, RequestError, ZonedInfo};
 use zvb_host::client::{self, ClientError, SharedMemory, VhostUser};
 use zvb_wire::Sector;
 
@@ -31,11 +31,13 @@ pub(crate) struct Connect {
     pub(crate) queue_size: u16,
     /// Bytes to share with the device.
     pub(crate) memory: usize,
+    /// What is refused here, and what is left to the device to refuse.
+    pub(crate) checks: Checks,
 }
 
 impl Default for Connect {
     fn default() -> Self {
-        Self { queues: 1, queue_size: 256, memory: MEMORY_BYTES }
+        Self { queues: 1, queue_size: 256, memory: MEMORY_BYTES, checks: Checks::Full }
     }
 }
 
@@ -51,6 +53,7 @@ impl Device {
             queues: how.queues,
             queue_size: how.queue_size,
             timeout_ms,
+            checks: how.checks,
             ..Options::default()
         };
         let disk = Disk::probe(transport, memory, &options)

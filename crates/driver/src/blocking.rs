@@ -3,13 +3,13 @@
 
 use alloc::vec::Vec;
 
-use zvb_wire::{RequestType, SECTOR_BYTES, Sector};
+use zvb_wire::{Lifetime, RequestType, SECTOR_BYTES, Sector};
 
 use crate::check;
 use crate::disk::Queue;
 use crate::dma::Buffer;
-use crate::error::{Error, Fault, Lie, RequestError, SubmitError};
-use crate::request::{Answer, Completion, Request, Token};
+use crate::error::{Error, Fault, Invalid, Lie, RequestError, SubmitError};
+use crate::request::{Answer, Completion, Request, SectorRange, Token};
 use crate::state::Owner;
 use crate::transport::{Dma, Transport};
 use crate::zone::{REPORT_BYTES_MIN, Zone, report_bytes};
@@ -54,26 +54,37 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
     /// Writes `from` from `at` on. When it fails, some of it may be written.
     ///
     /// On a zoned disk each piece waits for the one before it: sequential zones take them in no other
-    /// order, and a device may do requests in any.
+    /// order, and a device may do requests in any. Where nothing is known of a zone, it is asked first.
     pub fn write(&mut self, at: Sector, from: &[u8]) -> Result<(), Error<T::Error>> {
-        check::changes(self.info)?;
-        check::span(self.info, at, from.len() as u64)?;
+        let bytes = from.len() as u64;
+        check::span(self.info, at, bytes)?;
+        self.know(at, bytes)?;
+        check::write_span(self.info, self.zones, at, bytes)?;
         let depth = if self.info.zoned.is_some() { 1 } else { DEPTH };
         self.transfer(at, Data::Write(from), depth)
     }
 
     /// Appends `from` to `zone`, and returns the sector where it begins.
     ///
-    /// More than the append limit goes in several appends; when someone else appends to the same zone
-    /// between them, that is [`Error::AppendTorn`]. When it fails, some of it may be written.
+    /// More than the append limit goes in several appends, each after the one before: of appends in
+    /// flight together no one knows the order. When someone else appends to the same zone between them,
+    /// that is [`Error::AppendTorn`]. When it fails, some of it may be written. When nothing is known of
+    /// the zone, it is asked first.
     pub fn append(&mut self, zone: Sector, from: &[u8]) -> Result<Sector, Error<T::Error>> {
-        let zoned = check::append_span(self.info, zone, from.len() as u64)?;
+        let bytes = from.len() as u64;
+        check::span(self.info, zone, bytes)?;
+        self.know(zone, SECTOR_BYTES)?;
+        let zoned = check::append_span(self.info, self.zones, zone, bytes)?;
+        let granule = u64::from(zoned.write_granularity);
+        if granule > self.info.max_transfer.into() {
+            let max = self.info.max_transfer.into();
+            return Err(Invalid::TooLong { bytes: granule, max }.into());
+        }
         let max = zoned.max_append.to_bytes().unwrap_or(u64::MAX);
         let max = max
             .min(u64::from(self.info.max_transfer.min(PIECE_BYTES.max(zoned.write_granularity))));
         // Not 0: `max_append` holds a granule, and `probe` has seen that.
-        let size =
-            usize::try_from(max - max % u64::from(zoned.write_granularity)).unwrap_or(usize::MAX);
+        let size = usize::try_from(max - max % granule).unwrap_or(usize::MAX);
         let mut first = None;
         let mut written = Sector::ZERO;
         let mut buffer = self.buffer(size.min(from.len()))?;
@@ -181,6 +192,19 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
         }
     }
 
+    /// How worn the device is.
+    pub fn lifetime(&mut self) -> Result<Lifetime, Error<T::Error>> {
+        match self.command(Request::Lifetime)?.result? {
+            Answer::Lifetime(lifetime) => Ok(lifetime),
+            _ => unreachable!("GET_LIFETIME is answered with a lifetime"),
+        }
+    }
+
+    /// Erases `ranges` and all copies of what is in them.
+    pub fn secure_erase(&mut self, ranges: Vec<SectorRange>) -> Result<(), Error<T::Error>> {
+        self.run(Request::SecureErase { ranges })
+    }
+
     /// Sends `request` and waits for its answer.
     pub fn run(&mut self, request: Request<D>) -> Result<(), Error<T::Error>> {
         self.command(request)?.result?;
@@ -200,6 +224,26 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
                 return Ok(completion);
             }
         }
+    }
+
+    /// Asks about those zones of the `bytes` at `at`, inside the disk, of which not enough is known. A
+    /// device that does not answer to that is not in the way: its word on the write itself counts.
+    fn know(&mut self, at: Sector, bytes: u64) -> Result<(), Error<T::Error>> {
+        let Some(zoned) = self.info.zoned.filter(|_| !self.zones.is_empty()) else {
+            return Ok(());
+        };
+        let last = Sector(at.0.saturating_add(bytes.div_ceil(SECTOR_BYTES).saturating_sub(1)));
+        for index in zoned.zone_index(at)..=zoned.zone_index(last) {
+            if !self.zones.is_unknown(index.into()) {
+                continue;
+            }
+            let zone = Sector(u64::from(index) * zoned.zone_size.0);
+            match self.report(zone, 1, |_| {}) {
+                Ok(_) | Err(Error::Request(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Moves `data`, in pieces, `depth` at a time.
@@ -307,7 +351,7 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
         &mut self,
         request: Request<D>,
     ) -> Result<Result<Token, Request<D>>, Error<T::Error>> {
-        match self.state.submit(self.info, request, Owner::Call) {
+        match self.state.submit(self.info, self.zones, request, Owner::Call) {
             Ok(token) => Ok(Ok(token)),
             Err(rejected) => match rejected.error {
                 SubmitError::QueueFull => Ok(Err(rejected.request)),
@@ -322,7 +366,7 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
     /// made: one with a number of `since` or above.
     fn next_of(&mut self, since: u64) -> Result<Option<Completion<D>>, Error<T::Error>> {
         for _ in 0..WAKES_MAX {
-            match self.state.next(self.info).map_err(Error::Fault)? {
+            match self.state.next(self.info, self.zones).map_err(Error::Fault)? {
                 Some((Owner::Call, completion)) if completion.token.sequence >= since => {
                     return Ok(Some(completion));
                 }
@@ -338,7 +382,7 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
                 }
             }
         }
-        self.state.fail(Fault::Babble);
+        self.state.fail(self.zones, Fault::Babble);
         Err(Error::Fault(Fault::Babble))
     }
 }

@@ -4,6 +4,7 @@ use zvb_wire::{DiscardSegment, Features, RequestType, SECTOR_BYTES, Sector};
 
 use crate::error::Invalid;
 use crate::info::{Info, RangeLimits, ZonedInfo};
+use crate::map::{ZoneMap, past};
 use crate::request::{Request, SectorRange};
 use crate::transport::Dma;
 use crate::zone::REPORT_BYTES_MIN;
@@ -18,19 +19,25 @@ pub(crate) struct Plan {
 }
 
 /// What to send for `request`, if it may be sent to this device.
-pub(crate) fn check<D: Dma>(info: &Info, request: &Request<D>) -> Result<Plan, Invalid> {
+pub(crate) fn check<D: Dma>(
+    info: &Info,
+    zones: &ZoneMap,
+    request: &Request<D>,
+) -> Result<Plan, Invalid> {
     let (request_type, sector) = match request {
         Request::Read { at, buffer } => {
             transfer(info, *at, buffer.len() as u64)?;
             (RequestType::IN, *at)
         }
         Request::Write { at, buffer } => {
-            changes(info)?;
-            transfer(info, *at, buffer.len() as u64)?;
+            let bytes = buffer.len() as u64;
+            write_span(info, zones, *at, bytes)?;
+            one_zone(info, zones, *at, bytes)?;
+            short_enough(info, bytes)?;
             (RequestType::OUT, *at)
         }
         Request::Append { zone, buffer } => {
-            append(info, *zone, buffer.len() as u64)?;
+            append(info, zones, *zone, buffer.len() as u64)?;
             (RequestType::ZONE_APPEND, *zone)
         }
         Request::Report { from, buffer } => {
@@ -61,6 +68,12 @@ pub(crate) fn check<D: Dma>(info: &Info, request: &Request<D>) -> Result<Plan, I
             (RequestType::FLUSH, Sector::ZERO)
         }
         Request::Id => (RequestType::GET_ID, Sector::ZERO),
+        Request::Lifetime => {
+            if !info.features.contains(Features::LIFETIME) {
+                return Err(Invalid::Unsupported(RequestType::GET_LIFETIME));
+            }
+            (RequestType::GET_LIFETIME, Sector::ZERO)
+        }
         Request::Discard { ranges: list } => {
             ranges(info, list, info.discard, RequestType::DISCARD)?;
             (RequestType::DISCARD, Sector::ZERO)
@@ -68,6 +81,11 @@ pub(crate) fn check<D: Dma>(info: &Info, request: &Request<D>) -> Result<Plan, I
         Request::WriteZeroes { ranges: list, .. } => {
             ranges(info, list, info.write_zeroes, RequestType::WRITE_ZEROES)?;
             (RequestType::WRITE_ZEROES, Sector::ZERO)
+        }
+        Request::SecureErase { ranges: list } => {
+            ranges(info, list, info.secure_erase, RequestType::SECURE_ERASE)?;
+            list.iter().try_for_each(|range| erase_range(info, *range))?;
+            (RequestType::SECURE_ERASE, Sector::ZERO)
         }
     };
     Ok(Plan { request_type, sector })
@@ -92,9 +110,33 @@ pub(crate) fn zoned(info: &Info, request: RequestType) -> Result<&ZonedInfo, Inv
     info.zoned.as_ref().ok_or(Invalid::Unsupported(request))
 }
 
+/// A write of `bytes` at `at`, however many requests it takes: in sequential zones it is of whole granules
+/// and within what can be written (MUSTs of virtio 5.2.6.1). A zone that may be written anywhere has its
+/// write pointer left out of account.
+pub(crate) fn write_span(
+    info: &Info,
+    zones: &ZoneMap,
+    at: Sector,
+    bytes: u64,
+) -> Result<(), Invalid> {
+    changes(info)?;
+    span(info, at, bytes)?;
+    for part in parts(info, zones, at, bytes) {
+        let sectors = Sector(part.end.0 - part.at.0);
+        aligned(part.at, sectors.0 * SECTOR_BYTES, part.zoned.write_granularity)?;
+        room(&part, zones, sectors)?;
+    }
+    Ok(())
+}
+
 /// An append of `bytes` to `zone`, however many appends it takes. (MUST: the zone's start, multiples of
-/// the write granularity.)
-pub(crate) fn append_span(info: &Info, zone: Sector, bytes: u64) -> Result<&ZonedInfo, Invalid> {
+/// the write granularity, no more than there is room for.)
+pub(crate) fn append_span<'a>(
+    info: &'a Info,
+    zones: &ZoneMap,
+    zone: Sector,
+    bytes: u64,
+) -> Result<&'a ZonedInfo, Invalid> {
     let zoned = zoned(info, RequestType::ZONE_APPEND)?;
     if zoned.max_append == Sector::ZERO {
         return Err(Invalid::Unsupported(RequestType::ZONE_APPEND));
@@ -102,18 +144,90 @@ pub(crate) fn append_span(info: &Info, zone: Sector, bytes: u64) -> Result<&Zone
     changes(info)?;
     zone_start(info, zoned, zone)?;
     span(info, zone, bytes)?;
-    // The zone's start is what the geometry makes it; only the length is ours to align.
-    aligned(Sector::ZERO, bytes, zoned.write_granularity)?;
+    aligned(zone, bytes, zoned.write_granularity)?;
+    if let Some(part) = parts(info, zones, zone, SECTOR_BYTES).next() {
+        room(&part, zones, Sector(bytes / SECTOR_BYTES))?;
+    }
     Ok(zoned)
 }
 
-fn append(info: &Info, zone: Sector, bytes: u64) -> Result<(), Invalid> {
-    let max = append_span(info, zone, bytes)?.max_append;
+/// The part of a write that is in one sequential zone.
+struct Part<'a> {
+    zoned: &'a ZonedInfo,
+    /// Its first sector, and the one after its last.
+    at: Sector,
+    end: Sector,
+    /// Of the zone: its first sector, its number, and what can be written of it.
+    start: Sector,
+    index: u64,
+    capacity: Sector,
+}
+
+/// The parts of `bytes` at `at`, which are inside the disk, in sequential zones.
+fn parts<'a>(
+    info: &'a Info,
+    zones: &'a ZoneMap,
+    at: Sector,
+    bytes: u64,
+) -> impl Iterator<Item = Part<'a>> {
+    let zoned = info.zoned.as_ref().filter(|_| !zones.is_empty());
+    let end = at.0.saturating_add(bytes.div_ceil(SECTOR_BYTES));
+    zoned.into_iter().flat_map(move |zoned| {
+        let size = zoned.zone_size.0;
+        let first = u64::from(zoned.zone_index(at));
+        let last = u64::from(zoned.zone_index(Sector(end.saturating_sub(1))));
+        (first..=last).filter_map(move |index| {
+            let capacity = zones.sequential(index)?;
+            let start = index.saturating_mul(size);
+            let (at, end) = (at.0.max(start), end.min(start.saturating_add(size)));
+            let (at, end, start) = (Sector(at), Sector(end), Sector(start));
+            Some(Part { zoned, at, end, start, index, capacity })
+        })
+    })
+}
+
+/// `sectors` fit where `part` is, and behind what is in its zone already.
+fn room(part: &Part<'_>, zones: &ZoneMap, sectors: Sector) -> Result<(), Invalid> {
+    let offset = Sector(part.at.0 - part.start.0);
+    let used = zones.used(part.index).unwrap_or(offset);
+    for from in [offset, used] {
+        if from.checked_add(sectors).is_none_or(|end| end > part.capacity) {
+            return Err(past(part.start, from, sectors, part.capacity));
+        }
+    }
+    Ok(())
+}
+
+/// A request does not reach from one zone into another, if one of them is sequential.
+fn one_zone(info: &Info, zones: &ZoneMap, at: Sector, bytes: u64) -> Result<(), Invalid> {
+    let sectors = Sector(bytes / SECTOR_BYTES);
+    let whole = |part: Part<'_>| part.end.0 - part.at.0 == sectors.0;
+    match parts(info, zones, at, bytes).next().is_none_or(whole) {
+        true => Ok(()),
+        false => Err(Invalid::AcrossZones { at, sectors }),
+    }
+}
+
+fn append(info: &Info, zones: &ZoneMap, zone: Sector, bytes: u64) -> Result<(), Invalid> {
+    let max = append_span(info, zones, zone, bytes)?.max_append;
     let sectors = Sector(bytes / SECTOR_BYTES);
     if sectors > max {
         return Err(Invalid::AppendTooLong { sectors, max });
     }
     short_enough(info, bytes)
+}
+
+/// A range of a SECURE_ERASE is of whole units; a smaller last zone is one too.
+fn erase_range(info: &Info, range: SectorRange) -> Result<(), Invalid> {
+    let alignment = info.secure_erase.map_or(0, |limits| limits.alignment);
+    let unit = info.zoned.map_or(0, |zoned| zoned.zone_size.0).max(alignment.into());
+    let end = range.at.0.saturating_add(range.sectors.into());
+    let whole = |at: u64| at.checked_rem(unit).is_none_or(|rest| rest == 0);
+    if whole(range.at.0) && (whole(end) || end == info.capacity.0) {
+        Ok(())
+    } else {
+        Err(Invalid::PartOfUnit { at: range.at, sectors: range.sectors, unit })
+    }
 }
 
 fn transfer(info: &Info, at: Sector, bytes: u64) -> Result<(), Invalid> {

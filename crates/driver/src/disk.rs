@@ -2,13 +2,14 @@
 
 use alloc::vec::Vec;
 
-use zvb_wire::{Config, DeviceStatus, Features, Model, Sector};
+use zvb_wire::{Config, DeviceStatus, Features, Lifetime, Model, Sector};
 
 use crate::dma::{Buffer, NoMemory};
 use crate::error::{Error, Fault, Invalid, ProbeError, SubmitError};
-use crate::info::{Info, Options};
+use crate::info::{Checks, Info, Options};
+use crate::map::ZoneMap;
 use crate::probe;
-use crate::request::{Completion, Rejected, Request, Token};
+use crate::request::{Completion, Rejected, Request, SectorRange, Token};
 use crate::ring::RingError;
 use crate::state::{Owner, QueueState};
 use crate::transport::{Dma, Transport};
@@ -28,27 +29,49 @@ use crate::zone::Zone;
 pub struct Disk<T: Transport, D: Dma> {
     transport: T,
     info: Info,
+    zones: ZoneMap,
+    checks: Checks,
     queues: Vec<QueueState<D>>,
     dma: D,
     timeout_ms: Option<u32>,
 }
 
 impl<T: Transport, D: Dma> Disk<T, D> {
-    /// Brings the device up (virtio 3.1.1), and believes nothing of it that is not checked. When this
-    /// fails the device is told so (FAILED).
+    /// Brings the device up (virtio 3.1.1), and believes nothing of it that is not checked. With
+    /// [`Checks::Full`] that includes a report of all zones. When this fails the device is told so
+    /// (FAILED).
     pub fn probe(
         mut transport: T,
         dma: D,
         options: &Options,
     ) -> Result<Self, ProbeError<T::Error>> {
         let mut queues = Vec::new();
-        match start(&mut transport, &dma, options, &mut queues) {
-            Ok(info) => Ok(Self { transport, info, queues, dma, timeout_ms: options.timeout_ms }),
+        let started = start(&mut transport, &dma, options, &mut queues);
+        let info = started.inspect_err(|_| abandon(&mut transport, &mut queues))?;
+        let (zones, checks, timeout_ms) = (ZoneMap::new(), options.checks, options.timeout_ms);
+        let mut disk = Self { transport, info, zones, checks, queues, dma, timeout_ms };
+        match disk.look_at_zones() {
+            Ok(()) => Ok(disk),
             Err(error) => {
-                stop(&mut transport, &mut queues);
-                probe::give_up(&mut transport);
+                abandon(&mut disk.transport, &mut disk.queues);
                 Err(error)
             }
+        }
+    }
+
+    /// Makes the map of the zones what the device says of them.
+    fn look_at_zones(&mut self) -> Result<(), ProbeError<T::Error>> {
+        let count = match (self.checks, &self.info.zoned) {
+            (Checks::Full, Some(zoned)) => zoned.zone_count,
+            _ => return Ok(()),
+        };
+        self.zones.resize(count).map_err(|_| ProbeError::ZoneMap(count))?;
+        // The answers go by the map on their way.
+        match self.report(Sector::ZERO, count, |_| {}) {
+            Ok(_) => Ok(()),
+            Err(Error::Transport(error)) => Err(ProbeError::Transport(error)),
+            Err(Error::NoMemory(error)) => Err(ProbeError::NoMemory(error)),
+            Err(error) => Err(ProbeError::Zones(error)),
         }
     }
 
@@ -64,20 +87,21 @@ impl<T: Transport, D: Dma> Disk<T, D> {
 
     /// Queue `index`; `None` when there are not so many.
     pub fn queue(&mut self, index: u16) -> Option<Queue<'_, T, D>> {
-        let Self { transport, info, queues, timeout_ms, .. } = self;
+        let Self { transport, info, zones, queues, timeout_ms, .. } = self;
         let state = queues.get_mut(usize::from(index))?;
-        Some(Queue { index, transport, info, state, timeout_ms: *timeout_ms })
+        Some(Queue { index, transport, info, zones, state, timeout_ms: *timeout_ms })
     }
 
     /// All queues at once. Each can be used in a thread of its own where transport and memory allow it.
     pub fn queues(&mut self) -> impl ExactSizeIterator<Item = Queue<'_, T, D>> {
-        let Self { transport, info, queues, timeout_ms, .. } = self;
-        let (transport, info, timeout_ms) = (&*transport, &*info, *timeout_ms);
+        let Self { transport, info, zones, queues, timeout_ms, .. } = self;
+        let (transport, info, zones, timeout_ms) = (&*transport, &*info, &*zones, *timeout_ms);
         queues.iter_mut().enumerate().map(move |(index, state)| Queue {
             // `probe` made at most as many as a u16 counts.
             index: index as u16,
             transport,
             info,
+            zones,
             state,
             timeout_ms,
         })
@@ -119,23 +143,34 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         self.queues.get(usize::from(queue)).map_or(0, |queue| usize::from(queue.depth()))
     }
 
-    /// Looks at the device again, as after a configuration change: at its capacity, its zones, its cache
-    /// mode (a SHOULD of virtio 5.2.5.1). True when something changed.
+    /// Looks at the device again, as after a configuration change: at its capacity, its cache mode (a
+    /// SHOULD of virtio 5.2.6.1), and what [`Checks::Full`] needs to know of its zones. True when
+    /// something other than the zones changed. Requests in flight stay what they are.
     ///
-    /// When what it says now makes no sense, what it said before is kept, and the error tells. When it
-    /// says that it needs a reset, all queues are broken ([`Fault::NeedsReset`]).
+    /// When its configuration makes no sense now, what it said before is kept, and the error tells. When
+    /// only its report of the zones does not, the new configuration holds; writes to zones of which
+    /// nothing is known are left to the device to judge. When it says that it needs a reset, all queues
+    /// are broken ([`Fault::NeedsReset`]).
     pub fn refresh(&mut self) -> Result<bool, ProbeError<T::Error>> {
         let status = self.transport.status().map_err(ProbeError::Transport)?;
-        if status.contains(DeviceStatus::NEEDS_RESET) {
-            self.queues.iter_mut().for_each(|queue| queue.fail(Fault::NeedsReset));
+        let broken = status.contains(DeviceStatus::NEEDS_RESET);
+        if broken {
+            self.queues.iter_mut().for_each(|queue| queue.fail(&self.zones, Fault::NeedsReset));
         }
         let features = self.info.features;
         let config = probe::read_config(&mut self.transport, features)?;
+        if features.contains(Features::ZONED) {
+            let model = config.zoned.model;
+            Model::try_from(model).map_err(|_| ProbeError::UnknownModel(model))?;
+        }
         let mut info = Info::new(&config, features, self.info.queues, self.info.queue_size)?;
         same_zones(&self.info, &info)?;
         info.keep_limits(&self.info);
         let changed = info != self.info;
         self.info = info;
+        if !broken {
+            self.look_at_zones()?;
+        }
         Ok(changed)
     }
 
@@ -212,6 +247,16 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         self.first()?.flush()
     }
 
+    /// [`Queue::secure_erase`] on queue 0.
+    pub fn secure_erase(&mut self, ranges: Vec<SectorRange>) -> Result<(), Error<T::Error>> {
+        self.first()?.secure_erase(ranges)
+    }
+
+    /// [`Queue::lifetime`] on queue 0.
+    pub fn lifetime(&mut self) -> Result<Lifetime, Error<T::Error>> {
+        self.first()?.lifetime()
+    }
+
     /// [`Queue::id`] on queue 0.
     pub fn id(&mut self) -> Result<[u8; 20], Error<T::Error>> {
         self.first()?.id()
@@ -276,6 +321,12 @@ fn start<T: Transport, D: Dma>(
     Ok(info)
 }
 
+/// Leaves a device that is not driven after all.
+fn abandon<T: Transport, D: Dma>(transport: &mut T, queues: &mut Vec<QueueState<D>>) {
+    stop(transport, queues);
+    probe::give_up(transport);
+}
+
 /// Stops the device, and gives back the memory that it had; none of it when the device does not stop.
 fn stop<T: Transport, D: Dma>(transport: &mut T, queues: &mut Vec<QueueState<D>>) {
     if queues.is_empty() {
@@ -292,6 +343,7 @@ pub struct Queue<'a, T: Transport, D: Dma> {
     pub(crate) index: u16,
     pub(crate) transport: &'a T,
     pub(crate) info: &'a Info,
+    pub(crate) zones: &'a ZoneMap,
     pub(crate) state: &'a mut QueueState<D>,
     pub(crate) timeout_ms: Option<u32>,
 }
@@ -328,7 +380,7 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
     /// A request that can not be queued comes back with the reason, and
     /// [`SubmitError::retry`](crate::SubmitError::retry) tells whether it is worth another try.
     pub fn submit(&mut self, request: Request<D>) -> Result<Token, Rejected<D>> {
-        self.state.submit(self.info, request, Owner::User)
+        self.state.submit(self.info, self.zones, request, Owner::User)
     }
 
     /// Shows the device all that was submitted, and notifies it at most once.
@@ -343,7 +395,7 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
     ///
     /// A request that failed is a completion; `Err` means that nothing will come from this queue any more.
     pub fn poll(&mut self) -> Result<Option<Completion<D>>, Fault> {
-        self.state.poll(self.info)
+        self.state.poll(self.info, self.zones)
     }
 
     /// Kicks, and blocks until there may be something to poll: at most `timeout_ms` milliseconds, or as

@@ -62,6 +62,14 @@ pub enum ProbeError<E: core::error::Error + 'static> {
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// There is no room to keep track of so many zones, which [`Checks::Full`](crate::Checks::Full) wants.
+    #[error(
+        "{0} zones are more than can be kept track of; with minimal checks there is no need to"
+    )]
+    ZoneMap(u32),
+    /// The device does not tell of its zones, which [`Checks::Full`](crate::Checks::Full) wants.
+    #[error("the device does not tell of its zones")]
+    Zones(#[source] Error<E>),
     /// A queue that the device should have does not exist.
     #[error("the device has no queue {0}")]
     NoQueue(u16),
@@ -102,6 +110,16 @@ pub enum ConfigError {
     /// More zones than 32 bits can count.
     #[error("{0} zones are more than 32 bits can count")]
     TooManyZones(u64),
+    /// What a SECURE_ERASE is aligned to is not whole zones.
+    #[error(
+        "the erase alignment of {alignment} sectors is not a multiple of the zone size of {zone_size}"
+    )]
+    EraseAlignment {
+        /// In 512-byte sectors.
+        alignment: u32,
+        /// In 512-byte sectors.
+        zone_size: Sector,
+    },
     /// Zero, or not a multiple of 512.
     #[error("the write granularity of {0} bytes is not a multiple of 512")]
     WriteGranularity(u32),
@@ -199,6 +217,35 @@ pub enum Invalid {
         sectors: Sector,
         /// The limit, in 512-byte sectors.
         max: Sector,
+    },
+    /// More than a sequential zone has room for: what is at `at` and in flight is counted
+    /// ([`Checks::Full`](crate::Checks::Full)).
+    #[error("{sectors} sectors at sector {at} pass what can be written of the zone, up to {end}")]
+    PastZoneCapacity {
+        /// Where they would go: the address, or the write pointer that the zone will have.
+        at: Sector,
+        /// The length, in 512-byte sectors.
+        sectors: Sector,
+        /// The end of what can be written of the zone.
+        end: Sector,
+    },
+    /// Into a sequential zone and another ([`Checks::Full`](crate::Checks::Full)).
+    #[error("{sectors} sectors at sector {at} are in more than one zone")]
+    AcrossZones {
+        /// The address.
+        at: Sector,
+        /// The length, in 512-byte sectors.
+        sectors: Sector,
+    },
+    /// A SECURE_ERASE of less than whole units.
+    #[error("{sectors} sectors at sector {at} are not whole units of {unit} sectors")]
+    PartOfUnit {
+        /// The address.
+        at: Sector,
+        /// The length, in 512-byte sectors.
+        sectors: u32,
+        /// The alignment, or the zone size, in 512-byte sectors.
+        unit: u64,
     },
     /// Too small for one zone.
     #[error("a report needs a buffer of at least 128 bytes, and has {0}")]
@@ -298,6 +345,16 @@ pub enum Lie {
         /// Where the device says that it went.
         at: Sector,
     },
+    /// A lifetime in values that are reserved.
+    #[error("the device's lifetime has reserved values: {pre_eol_info}, {a}, {b}")]
+    Lifetime {
+        /// Of 0 to 3.
+        pre_eol_info: u16,
+        /// Of 0 to 11.
+        a: u16,
+        /// Of 0 to 11.
+        b: u16,
+    },
     /// More zones than fit into the buffer.
     #[error("a report of {nr_zones} zones came in a buffer for {room}")]
     ZoneCount {
@@ -319,7 +376,8 @@ pub enum Lie {
         /// Where it must start.
         expected: Sector,
     },
-    /// A zone that the disk has no room for.
+    /// A zone that the disk has no room for; unless it grew, which
+    /// [`Disk::refresh`](crate::Disk::refresh) finds out.
     #[error("zone {index} of the report starts past the end of the disk, at {start}")]
     PastCapacity {
         /// Its place in the report, from 0.

@@ -13,8 +13,11 @@ pub struct Options {
     pub queue_size: u16,
     /// What to do with a host-aware device.
     pub host_aware: HostAware,
-    /// Features that may be accepted. Others are not, VERSION_1 always is.
+    /// Features that may be accepted. Others are not, VERSION_1 always is. By default all but those that
+    /// few have a use for: LIFETIME and SECURE_ERASE.
     pub features: Features,
+    /// Which writes to sequential zones are refused before they are sent.
+    pub checks: Checks,
     /// How long a blocking call waits for a silent device, in milliseconds; `None` for ever.
     pub timeout_ms: Option<u32>,
 }
@@ -25,10 +28,23 @@ impl Default for Options {
             queues: 1,
             queue_size: 256,
             host_aware: HostAware::AsZoned,
-            features: Features::all(),
+            features: Features::all() - (Features::LIFETIME | Features::SECURE_ERASE),
+            checks: Checks::Full,
             timeout_ms: Some(30_000),
         }
     }
+}
+
+/// What is looked at before a write or an append to a sequential zone is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checks {
+    /// All that a driver MUST see to (virtio 5.2.6.1): the write granularity, and that the zone has room
+    /// for it. To know the zones, all of them are reported when the device is probed. Where a write goes
+    /// is not looked at: one off the write pointer is sent, and the device answers.
+    Full,
+    /// Only what no device could make sense of: the device is the one to refuse. For tests of devices,
+    /// and for disks that others write to at the same time.
+    Minimal,
 }
 
 /// A host-aware device can be driven in two ways.
@@ -50,6 +66,8 @@ pub(crate) const SUPPORTED: Features = Features::SIZE_MAX
     .union(Features::MQ)
     .union(Features::DISCARD)
     .union(Features::WRITE_ZEROES)
+    .union(Features::LIFETIME)
+    .union(Features::SECURE_ERASE)
     .union(Features::ZONED)
     .union(Features::INDIRECT_DESC)
     .union(Features::EVENT_IDX)
@@ -92,6 +110,9 @@ pub struct Info {
     pub discard: Option<RangeLimits>,
     /// What a WRITE_ZEROES may be; `None` where there is none.
     pub write_zeroes: Option<RangeLimits>,
+    /// What a SECURE_ERASE may be; `None` where there is none, or it was not asked for
+    /// ([`Options::features`]).
+    pub secure_erase: Option<RangeLimits>,
 }
 
 /// What the driver knows of the disk's zones.
@@ -119,16 +140,24 @@ impl ZonedInfo {
         // `zone_size` is not 0, or there would be no `ZonedInfo`.
         Sector(sector.0 - sector.0.checked_rem(self.zone_size.0).unwrap_or(0))
     }
+
+    /// The number of the zone that holds `sector`, from 0.
+    pub fn zone_index(&self, sector: Sector) -> u32 {
+        let index = sector.0.checked_div(self.zone_size.0).unwrap_or(0);
+        // Of sectors of the disk it fits: `probe` refuses more zones.
+        u32::try_from(index).unwrap_or(u32::MAX)
+    }
 }
 
-/// What a DISCARD or WRITE_ZEROES may be.
+/// What a DISCARD, WRITE_ZEROES or SECURE_ERASE may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RangeLimits {
     /// Most 512-byte sectors in one range.
     pub max_sectors: u32,
     /// Most ranges in one request.
     pub max_ranges: u32,
-    /// What the start of a range is better aligned to, in 512-byte sectors; 0 where nothing is said.
+    /// What a range is better aligned to, in 512-byte sectors, and that of a SECURE_ERASE must be; 0
+    /// where nothing is said.
     pub alignment: u32,
 }
 
@@ -180,7 +209,18 @@ impl Info {
                 max_ranges: config.max_write_zeroes_seg.get(),
                 alignment: 0,
             }),
+            secure_erase: has(Features::SECURE_ERASE).then(|| RangeLimits {
+                max_sectors: config.max_secure_erase_sectors.get(),
+                max_ranges: config.max_secure_erase_seg.get(),
+                alignment: config.secure_erase_sector_alignment.get(),
+            }),
         };
+        if let (Some(zoned), Some(erase)) = (&info.zoned, &info.secure_erase) {
+            let (alignment, zone_size) = (erase.alignment, zoned.zone_size);
+            if !Sector(alignment.into()).is_multiple_of(zone_size) {
+                return Err(ConfigError::EraseAlignment { alignment, zone_size });
+            }
+        }
         let max = info.segment_bytes().saturating_mul(info.segments_max()).min(TRANSFER_BYTES_MAX);
         // A power of two, so this cuts down to a multiple of it.
         info.max_transfer = max & !(block_size - 1);

@@ -15,6 +15,7 @@ mod disk;
 mod dma;
 mod error;
 mod info;
+mod map;
 mod probe;
 mod request;
 mod ring;
@@ -25,11 +26,11 @@ mod zone;
 pub use disk::{Disk, Queue};
 pub use dma::{Buffer, NoMemory};
 pub use error::{ConfigError, Error, Fault, Invalid, Lie, ProbeError, RequestError, SubmitError};
-pub use info::{HostAware, Info, Options, RangeLimits, ZonedInfo};
+pub use info::{Checks, HostAware, Info, Options, RangeLimits, ZonedInfo};
 pub use request::{Answer, Completion, Rejected, Request, SectorRange, Token};
 pub use transport::{Dma, DmaRegion, QueueLayout, Transport};
 pub use zone::Zone;
 pub use zvb_ring::DeviceLie;
 pub use zvb_wire::{
-    Condition, Features, Model, RequestType, SECTOR_BYTES, Sector, Status, ZoneType,
+    Condition, Features, Lifetime, Model, RequestType, SECTOR_BYTES, Sector, Status, ZoneType,
 };

@@ -13,7 +13,7 @@ const MODEL: (usize, usize) = (92, 1);
 
 /// The fields that this driver reads, in bytes from the start, and what makes each of them exist
 /// (virtio 5.2.4; a MUST of 2.5.1). No feature: always there.
-const FIELDS: [(Features, usize, usize); 18] = [
+const FIELDS: [(Features, usize, usize); 21] = [
     (Features::empty(), 0, 8),
     (Features::SIZE_MAX, 8, 4),
     (Features::SEG_MAX, 12, 4),
@@ -26,6 +26,9 @@ const FIELDS: [(Features, usize, usize); 18] = [
     (Features::WRITE_ZEROES, 48, 4),
     (Features::WRITE_ZEROES, 52, 4),
     (Features::WRITE_ZEROES, 56, 1),
+    (Features::SECURE_ERASE, 60, 4),
+    (Features::SECURE_ERASE, 64, 4),
+    (Features::SECURE_ERASE, 68, 4),
     (Features::ZONED, 72, 4),
     (Features::ZONED, 76, 4),
     (Features::ZONED, 80, 4),

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use zvb_wire::Sector;
+use zvb_wire::{Lifetime, Sector};
 
 use crate::dma::Buffer;
 use crate::error::{RequestError, SubmitError};
@@ -69,6 +69,9 @@ pub enum Request<D: Dma> {
     Flush,
     /// Asks for the device's name.
     Id,
+    /// Asks how worn the device is (LIFETIME, which [`Options::features`](crate::Options::features) must
+    /// let in).
+    Lifetime,
     /// Tells the device that nobody needs what is in `ranges`.
     Discard {
         /// Where.
@@ -80,6 +83,12 @@ pub enum Request<D: Dma> {
         ranges: Vec<SectorRange>,
         /// Lets the device give the space back.
         unmap: bool,
+    },
+    /// Erases what is in `ranges` and all copies of it; in sequential zones, resets them (SECURE_ERASE,
+    /// which [`Options::features`](crate::Options::features) must let in).
+    SecureErase {
+        /// Where: whole units of the alignment, whole zones on a zoned disk.
+        ranges: Vec<SectorRange>,
     },
 }
 
@@ -119,6 +128,8 @@ impl<D: Dma> Request<D> {
             Self::Id => "Id",
             Self::Discard { .. } => "Discard",
             Self::WriteZeroes { .. } => "WriteZeroes",
+            Self::Lifetime => "Lifetime",
+            Self::SecureErase { .. } => "SecureErase",
         }
     }
 }
@@ -136,8 +147,8 @@ impl<D: Dma> fmt::Debug for Request<D> {
             | Self::Close { zone }
             | Self::Finish { zone }
             | Self::Reset { zone } => f.field("zone", zone),
-            Self::ResetAll | Self::Flush | Self::Id => &mut f,
-            Self::Discard { ranges } => f.field("ranges", ranges),
+            Self::ResetAll | Self::Flush | Self::Id | Self::Lifetime => &mut f,
+            Self::Discard { ranges } | Self::SecureErase { ranges } => f.field("ranges", ranges),
             Self::WriteZeroes { ranges, unmap } => f.field("ranges", ranges).field("unmap", unmap),
         };
         f.finish()
@@ -222,4 +233,6 @@ pub enum Answer {
     Zones(Vec<Zone>),
     /// The device's name: ASCII, padded with NUL, with none when all bytes are used.
     Id([u8; 20]),
+    /// How worn the device is, in values that are not reserved.
+    Lifetime(Lifetime),
 }

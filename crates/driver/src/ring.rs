@@ -81,6 +81,12 @@ impl<D: Dma> Ring<D> {
         self.depth
     }
 
+    /// True when a request of so many segments, both ways, can be added.
+    pub(crate) fn has_room(&self, segments: usize) -> bool {
+        let needed = if self.tables.is_some() { 1 } else { segments };
+        needed <= usize::from(self.queue.free_descriptors())
+    }
+
     /// Adds a request by what the device reads and what it writes, each at an address and of a length.
     pub(crate) fn add(
         &mut self,

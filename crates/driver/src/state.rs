@@ -3,15 +3,16 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use zvb_ring::AddError;
 use zvb_wire::{
-    AppendInHeader, DISCARD_FLAG_UNMAP, DiscardSegment, ID_BYTES, RequestHeader, Sector, Status,
+    AppendInHeader, DISCARD_FLAG_UNMAP, DiscardSegment, ID_BYTES, Lifetime, RequestHeader, Sector,
+    Status,
 };
 
 use crate::check::{Plan, check};
 use crate::dma::{Buffer, NoMemory, Region};
 use crate::error::{Fault, Lie, RequestError, SubmitError};
 use crate::info::Info;
+use crate::map::{Claim, ZoneMap};
 use crate::request::{Answer, Completion, Rejected, Request, SectorRange, Token};
 use crate::ring::{Ring, RingError};
 use crate::transport::{Dma, QueueLayout};
@@ -23,8 +24,9 @@ const HEADER_BYTES: usize = RequestHeader::BYTES as usize;
 /// The in-header of an append, whose last byte is the status of every request.
 const IN_HEADER_AT: usize = HEADER_BYTES;
 const STATUS_AT: usize = IN_HEADER_AT + AppendInHeader::BYTES as usize - 1;
-/// The answer to GET_ID.
+/// The answer to GET_ID or GET_LIFETIME.
 const ID_AT: usize = 32;
+const LIFETIME_BYTES: u32 = size_of::<Lifetime>() as u32;
 /// Stands where the status comes, and is none: a device that writes no status is seen.
 const NO_STATUS: u8 = 0xff;
 
@@ -44,6 +46,10 @@ struct Pending<D: Dma> {
     sequence: u64,
     owner: Owner,
     kind: Kind,
+    claim: Claim,
+    /// The size of the disk when it was submitted: what an answer is held against, should the disk have
+    /// become smaller since.
+    capacity: Sector,
     /// Held for the device until it answers.
     buffer: Option<Buffer<D>>,
     /// Ranges of a DISCARD or WRITE_ZEROES; held likewise.
@@ -57,6 +63,7 @@ enum Kind {
     Append { zone: Sector, sectors: Sector },
     Report { from: Sector },
     Id,
+    Lifetime,
     Other,
 }
 
@@ -120,9 +127,10 @@ impl<D: Dma> QueueState<D> {
         self.sequence
     }
 
-    /// Breaks the queue, unless it is broken.
-    pub(crate) fn fail(&mut self, fault: Fault) {
+    /// Breaks the queue, unless it is broken. Of zones that it writes to, nothing is known any more.
+    pub(crate) fn fail(&mut self, zones: &ZoneMap, fault: Fault) {
         self.fault.get_or_insert(fault);
+        self.slots.iter().flatten().for_each(|pending| zones.lose(&pending.claim));
     }
 
     /// Memory for a request.
@@ -144,17 +152,20 @@ impl<D: Dma> QueueState<D> {
     pub(crate) fn submit(
         &mut self,
         info: &Info,
+        zones: &ZoneMap,
         request: Request<D>,
         owner: Owner,
     ) -> Result<Token, Rejected<D>> {
-        match self.enqueue(info, &request, owner) {
-            Ok((slot, ranges)) => {
+        match self.enqueue(info, zones, &request, owner) {
+            Ok((slot, ranges, claim)) => {
                 let sequence = self.sequence;
                 self.sequence += 1;
                 let pending = Pending {
                     sequence,
                     owner,
                     kind: kind(&request),
+                    claim,
+                    capacity: info.capacity,
                     buffer: request.into_buffer(),
                     ranges,
                 };
@@ -171,13 +182,14 @@ impl<D: Dma> QueueState<D> {
     fn enqueue(
         &mut self,
         info: &Info,
+        zones: &ZoneMap,
         request: &Request<D>,
         owner: Owner,
-    ) -> Result<(u16, Option<Region<D>>), SubmitError> {
+    ) -> Result<(u16, Option<Region<D>>, Claim), SubmitError> {
         if let Some(fault) = self.fault {
             return Err(SubmitError::DeviceFailed(fault));
         }
-        let plan = check(info, request)?;
+        let plan = check(info, zones, request)?;
         // Completions that wait to be polled count too, or they would pile up without end. A blocking
         // call adds none, and must not wait for someone to poll.
         if owner == Owner::User && self.in_flight() >= self.slots.len() {
@@ -185,21 +197,27 @@ impl<D: Dma> QueueState<D> {
         }
         let slot = *self.free.last().ok_or(SubmitError::QueueFull)?;
         let ranges = match request {
-            Request::Discard { ranges } => Some(self.ranges(ranges, 0)?),
+            Request::Discard { ranges } | Request::SecureErase { ranges } => {
+                Some(self.ranges(ranges, 0)?)
+            }
             Request::WriteZeroes { ranges, unmap } => {
                 Some(self.ranges(ranges, if *unmap { DISCARD_FLAG_UNMAP } else { 0 })?)
             }
             _ => None,
         };
         self.describe(info, plan, request, slot, ranges.as_ref());
+        if !self.ring.has_room(self.readable.len() + self.writable.len()) {
+            return Err(SubmitError::QueueFull);
+        }
+        // The last thing that can fail: from here on the zone counts on the request.
+        let claim = zones.claim(info, request)?;
         let head = match self.ring.add(&self.readable, &self.writable) {
             Ok(head) => head,
-            Err(AddError::Full) => return Err(SubmitError::QueueFull),
             Err(error) => unreachable!("a checked request that the ring refuses: {error}"),
         };
         self.slot_of_head[usize::from(head)] = slot;
         self.free.pop();
-        Ok((slot, ranges))
+        Ok((slot, ranges, claim))
     }
 
     /// The ranges of a DISCARD or WRITE_ZEROES, as the device reads them.
@@ -247,7 +265,12 @@ impl<D: Dma> QueueState<D> {
                 split(&mut self.readable, buffer.device(), buffer.len() as u64, max);
             }
             Request::Id => self.writable.push((self.control.device(at + ID_AT), ID_BYTES)),
-            Request::Discard { ranges: list } | Request::WriteZeroes { ranges: list, .. } => {
+            Request::Lifetime => {
+                self.writable.push((self.control.device(at + ID_AT), LIFETIME_BYTES));
+            }
+            Request::Discard { ranges: list }
+            | Request::SecureErase { ranges: list }
+            | Request::WriteZeroes { ranges: list, .. } => {
                 let bytes = list.len() as u64 * u64::from(DiscardSegment::BYTES);
                 if let Some(region) = ranges {
                     split(&mut self.readable, region.device(0), bytes, max);
@@ -292,13 +315,17 @@ impl<D: Dma> QueueState<D> {
     }
 
     /// The next completion of the user's.
-    pub(crate) fn poll(&mut self, info: &Info) -> Result<Option<Completion<D>>, Fault> {
+    pub(crate) fn poll(
+        &mut self,
+        info: &Info,
+        zones: &ZoneMap,
+    ) -> Result<Option<Completion<D>>, Fault> {
         if let Some(completion) = self.stash.pop_front() {
             return Ok(Some(completion));
         }
         // Every turn frees a slot, so there are no more than that.
         for _ in 0..=self.slots.len() {
-            match self.next(info)? {
+            match self.next(info, zones)? {
                 // Of a blocking call that failed: nobody wants it any more.
                 Some((Owner::Call, _)) => {}
                 Some((Owner::User, completion)) => return Ok(Some(completion)),
@@ -309,7 +336,11 @@ impl<D: Dma> QueueState<D> {
     }
 
     /// The next answer of the device, whoever waits for it.
-    pub(crate) fn next(&mut self, info: &Info) -> Result<Option<(Owner, Completion<D>)>, Fault> {
+    pub(crate) fn next(
+        &mut self,
+        info: &Info,
+        zones: &ZoneMap,
+    ) -> Result<Option<(Owner, Completion<D>)>, Fault> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -317,7 +348,7 @@ impl<D: Dma> QueueState<D> {
             Ok(Some(used)) => used,
             Ok(None) => return Ok(None),
             Err(lie) => {
-                self.fail(Fault::Ring(lie));
+                self.fail(zones, Fault::Ring(lie));
                 return Err(Fault::Ring(lie));
             }
         };
@@ -326,6 +357,7 @@ impl<D: Dma> QueueState<D> {
         let pending = self.slots[usize::from(slot)].take();
         let Some(pending) = pending else { unreachable!("slot {slot} is not in use") };
         let (result, bytes) = self.answer(info, &pending, slot, used.len);
+        zones.settle(info.zoned.as_ref(), pending.claim, &result);
         self.free.push(slot);
         let token = Token { sequence: pending.sequence, slot };
         Ok(Some((pending.owner, Completion { token, result, buffer: pending.buffer, bytes })))
@@ -367,6 +399,7 @@ impl<D: Dma> QueueState<D> {
         bytes: u32,
     ) -> Result<Answer, RequestError> {
         let short = |expected| RequestError::Lie(Lie::Short { written, expected });
+        let capacity = info.capacity.max(pending.capacity);
         match (pending.kind, &pending.buffer) {
             // What is past `written` MUST NOT be relied upon (virtio 2.7.8.3).
             (Kind::Read, Some(buffer)) if (bytes as usize) < buffer.len() => {
@@ -374,14 +407,18 @@ impl<D: Dma> QueueState<D> {
             }
             (Kind::Append { zone, sectors }, _) => {
                 let sector = u64::from_le_bytes(self.control.read(at + IN_HEADER_AT));
-                appended(info, zone, sectors, Sector(sector)).map_err(RequestError::Lie)
+                appended(info, capacity, zone, sectors, Sector(sector)).map_err(RequestError::Lie)
             }
             (Kind::Report { from }, Some(buffer)) => match &info.zoned {
-                Some(zoned) => parse_report(info, zoned, from, buffer, bytes).map(Answer::Zones),
+                Some(zoned) => {
+                    parse_report(capacity, zoned, from, buffer, bytes).map(Answer::Zones)
+                }
                 None => unreachable!("a report of a disk without zones was sent"),
             },
             (Kind::Id, _) if written < ID_BYTES => Err(short(ID_BYTES)),
             (Kind::Id, _) => Ok(Answer::Id(self.control.read(at + ID_AT))),
+            (Kind::Lifetime, _) if written < LIFETIME_BYTES => Err(short(LIFETIME_BYTES)),
+            (Kind::Lifetime, _) => lifetime(self.control.read(at + ID_AT)),
             _ => Ok(Answer::Done),
         }
     }
@@ -397,18 +434,37 @@ fn kind<D: Dma>(request: &Request<D>) -> Kind {
         },
         Request::Report { from, .. } => Kind::Report { from: *from },
         Request::Id => Kind::Id,
+        Request::Lifetime => Kind::Lifetime,
         _ => Kind::Other,
     }
 }
 
 /// An append to `zone` is inside of that zone, all of it.
-fn appended(info: &Info, zone: Sector, sectors: Sector, at: Sector) -> Result<Answer, Lie> {
+fn appended(
+    info: &Info,
+    capacity: Sector,
+    zone: Sector,
+    sectors: Sector,
+    at: Sector,
+) -> Result<Answer, Lie> {
     let size = info.zoned.map_or(Sector::ZERO, |zoned| zoned.zone_size);
-    let zone_end = Sector(zone.0.saturating_add(size.0)).min(info.capacity);
+    let zone_end = Sector(zone.0.saturating_add(size.0)).min(capacity);
     match at.checked_add(sectors) {
         Some(end) if at >= zone && end <= zone_end => Ok(Answer::Appended(at)),
         _ => Err(Lie::AppendedElsewhere { zone, at }),
     }
+}
+
+/// A lifetime in values that are given out.
+fn lifetime(bytes: [u8; LIFETIME_BYTES as usize]) -> Result<Answer, RequestError> {
+    let lifetime: Lifetime = zerocopy::transmute!(bytes);
+    let pre_eol_info = lifetime.pre_eol_info.get();
+    let a = lifetime.device_lifetime_est_typ_a.get();
+    let b = lifetime.device_lifetime_est_typ_b.get();
+    if pre_eol_info > 3 || a > 11 || b > 11 {
+        return Err(RequestError::Lie(Lie::Lifetime { pre_eol_info, a, b }));
+    }
+    Ok(Answer::Lifetime(lifetime))
 }
 
 /// Lists `len` bytes at `address` in pieces of at most `max`.

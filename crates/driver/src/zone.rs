@@ -7,7 +7,7 @@ use zvb_wire::{Condition, Sector, ZoneDescriptor, ZoneReportHeader, ZoneType};
 
 use crate::dma::Buffer;
 use crate::error::{Lie, RequestError};
-use crate::info::{Info, ZonedInfo};
+use crate::info::ZonedInfo;
 use crate::transport::Dma;
 
 const HEADER_BYTES: usize = ZoneReportHeader::BYTES as usize;
@@ -18,6 +18,11 @@ pub(crate) const REPORT_BYTES_MIN: usize = HEADER_BYTES + DESCRIPTOR_BYTES;
 /// The bytes of a report of `zones` zones.
 pub(crate) fn report_bytes(zones: usize) -> usize {
     zones.saturating_mul(DESCRIPTOR_BYTES).saturating_add(HEADER_BYTES)
+}
+
+/// How many zones a report of `bytes` bytes has room for.
+pub(crate) fn report_room(bytes: usize) -> usize {
+    bytes.saturating_sub(HEADER_BYTES) / DESCRIPTOR_BYTES
 }
 
 /// A zone of the disk. All in 512-byte sectors, from the start of the disk.
@@ -83,9 +88,9 @@ impl Zone {
 }
 
 /// The zones of a report that the device says is `written` bytes long, of the zones from the one that
-/// holds `from` on. Each byte is read once.
+/// holds `from` on, on a disk of `capacity`. Each byte is read once.
 pub(crate) fn parse_report<D: Dma>(
-    info: &Info,
+    capacity: Sector,
     zoned: &ZonedInfo,
     from: Sector,
     buffer: &Buffer<D>,
@@ -100,7 +105,7 @@ pub(crate) fn parse_report<D: Dma>(
         Ok(header) if written >= ZoneReportHeader::BYTES => header.nr_zones.get(),
         _ => return Err(short(HEADER_BYTES as u64)),
     };
-    let room = (buffer.len().saturating_sub(HEADER_BYTES) / DESCRIPTOR_BYTES) as u64;
+    let room = report_room(buffer.len()) as u64;
     if nr_zones > room {
         return Err(RequestError::Lie(Lie::ZoneCount { nr_zones, room }));
     }
@@ -122,7 +127,7 @@ pub(crate) fn parse_report<D: Dma>(
         if start != expected {
             return Err(RequestError::Lie(Lie::ZoneStart { index, start, expected }));
         }
-        let len = match info.capacity.checked_sub(start) {
+        let len = match capacity.checked_sub(start) {
             None | Some(Sector::ZERO) => {
                 return Err(RequestError::Lie(Lie::PastCapacity { index, start }));
             }

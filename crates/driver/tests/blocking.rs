@@ -136,6 +136,7 @@ fn reads_and_writes_do_not_reach_across_zones() {
     assert!(all == fake.borrow().disk.bytes);
     // Zones of which all can be written: one write, in order, one piece a zone.
     fake.borrow_mut().disk = fake::FakeDisk::zoned(108, 24, 24, 0);
+    disk.refresh().unwrap();
     fake.borrow_mut().seen.clear();
     let data = pattern(108 * 512);
     disk.write(Sector(0), &data).unwrap();
@@ -155,7 +156,8 @@ fn a_long_append_is_several_and_says_where_it_begins() {
     let lens: Vec<_> = fake.borrow().seen.iter().map(|s| s.readable.len() - 16).collect();
     assert_eq!(lens, [1024, 4096, 3072]);
     let error = disk.append(Sector(24), &pattern(1024)).unwrap_err();
-    assert!(matches!(error, Error::Request(RequestError::InvalidCommand)));
+    let full = Invalid::PastZoneCapacity { at: Sector(40), sectors: Sector(2), end: Sector(40) };
+    assert!(matches!(error, Error::Invalid(invalid) if invalid == full));
     let error = disk.append(Sector(24), &pattern(512)).unwrap_err();
     assert!(matches!(error, Error::Invalid(Invalid::Misaligned { .. })));
 }

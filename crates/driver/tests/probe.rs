@@ -309,7 +309,11 @@ fn a_changed_configuration_is_looked_at_when_asked() {
     let fake = Fake::zoned();
     let mut disk = drive(&fake);
     assert!(!disk.refresh().unwrap());
-    fake.borrow_mut().config.capacity = 240.into();
+    {
+        let mut fake = fake.borrow_mut();
+        fake.config.capacity = 240.into();
+        fake.disk = fake::FakeDisk::zoned(240, 24, 16, 1);
+    }
     assert!(disk.refresh().unwrap());
     let info = disk.info();
     assert_eq!((info.capacity, info.zoned.unwrap().zone_count), (Sector(240), 10));

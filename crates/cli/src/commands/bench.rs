@@ -62,7 +62,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         .and_then(|bytes| bytes.checked_add(SPARE_BYTES))
         .context("--bs, --depth and --queues ask for more memory than there is")?;
     let queue_size = u16::try_from(depth.next_power_of_two().clamp(256, 1024)).unwrap_or(1024);
-    let mut device = Device::connect(&args.device, &Connect { queues, queue_size, memory })?;
+    let how = Connect { queues, queue_size, memory, ..Connect::default() };
+    let mut device = Device::connect(&args.device, &how)?;
     check(args, &device, bytes)?;
     let runs = runs(args, &mut device, bytes)?;
     if device.info().queues < queues {

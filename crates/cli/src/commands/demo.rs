@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
-use zvb_driver::{Answer, Error, Request, RequestError};
+use zvb_driver::{Answer, Checks, Error, Request, RequestError};
 use zvb_host::client::ClientError;
 use zvb_host::server::Shutdown;
 use zvb_storage::{CreateOptions, Image};
@@ -191,7 +191,9 @@ impl Demo {
     fn serve(&mut self) -> anyhow::Result<(Served, Device)> {
         let server = Served::start(&self.image, &self.socket)?;
         let args = DeviceArgs { socket_path: self.socket.clone(), timeout: 10 };
-        let mut device = server.connect(&args, &Connect::default())?;
+        // So that it is the device that is seen to refuse, and not the driver.
+        let how = Connect { checks: Checks::Minimal, ..Connect::default() };
+        let mut device = server.connect(&args, &how)?;
         let info = device.info();
         output::say(format_args!("  features {:?}", info.features))?;
         let zoned = device.zoned()?;

@@ -373,7 +373,12 @@ pub fn probe(
     options: &Options,
 ) -> Result<FakeDriver, ProbeError<FakeError>> {
     let memory = fake.borrow().memory.clone();
-    Disk::probe(Wire(Rc::clone(fake)), memory, options)
+    let disk = Disk::probe(Wire(Rc::clone(fake)), memory, options)?;
+    // What a test sees is what came after.
+    let mut fake = fake.borrow_mut();
+    fake.seen.clear();
+    fake.notifications = 0;
+    Ok(disk)
 }
 
 /// Probes `fake`, which must work.
