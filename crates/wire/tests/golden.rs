@@ -1,5 +1,7 @@
 //! Golden bytes, written by hand from the specification's tables and read in both directions.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use zvb_wire::zerocopy::little_endian::{U16, U32, U64};
 use zvb_wire::zerocopy::{FromBytes, IntoBytes};
 use zvb_wire::*;
