@@ -103,10 +103,12 @@ impl Store {
         let Some(record) = self.zone_record(zone).filter(|_| !self.shape.read_only) else { return };
         let written = state.written() != Sector::ZERO;
         let slot = if written { self.slots.of(zone) } else { None };
+        // A reset may be recorded together with what came after it: an open, the beginning of a write.
+        let reset = !written && record.has_data() || state.condition() == Condition::Empty;
         record.set_latest(Entry { state, slot }.pack());
         self.mark_changed(zone);
         // After the record: a commit that finds the slot let go commits that too.
-        if state.condition() == Condition::Empty {
+        if reset {
             self.slots.detach(zone);
         }
     }

@@ -193,6 +193,12 @@ impl<'a> Record<'a> {
         self.load(LATEST)
     }
 
+    /// True when in the latest state the zone has data.
+    pub(crate) fn has_data(&self) -> bool {
+        let state = Snapshot::from_bits(self.latest() & ((1 << STATE_BITS) - 1));
+        state.is_ok_and(|state| state.written() != Sector::ZERO)
+    }
+
     /// Makes `packed` the latest state.
     pub(crate) fn set_latest(&self, packed: u64) {
         self.store(LATEST, packed);

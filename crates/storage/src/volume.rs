@@ -46,7 +46,9 @@ pub trait Volume: Send + Sync + fmt::Debug {
 
     /// Remembers that `zone` is in `state`, from now on: a death of this process does not lose it, and a
     /// later [`Op::Flush`] makes it survive the host. Cheap: no system call, no wait. The caller
-    /// serialises calls, and has no write to `zone` in flight when `state` is empty.
+    /// serialises calls, and has no write to `zone` in flight when `state` is empty or follows a reset.
+    /// (States that followed each other quickly may be told as one: a reset shows by data that ends at 0
+    /// where before it did not.)
     fn record(&self, zone: ZoneId, state: Snapshot);
 
     /// An engine for one queue with up to `depth` operations in flight. The engine keeps the volume open.
