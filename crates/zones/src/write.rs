@@ -283,6 +283,8 @@ impl Zones {
         for zone in zones() {
             if ok {
                 self.advance(zone, end);
+                // Told even when the pointer stays: the zone may have data now where it was all zeroes.
+                self.mark_changed(zone);
             }
             self.drop_flight(zone);
         }
