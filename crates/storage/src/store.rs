@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use zvb_wire::{Condition, Sector, ZoneType};
 use zvb_zones::{Snapshot, ZoneId};
@@ -12,7 +12,7 @@ use crate::image::{Header, State};
 use crate::layout::{Layout, Piece, Place};
 use crate::medium::Medium;
 use crate::slots::Slots;
-use crate::table::{Entry, Record};
+use crate::table::{Entry, Record, is_active};
 use crate::volume::{Failure, Shape};
 
 /// Zones, slots and bytes on a medium.
@@ -29,6 +29,8 @@ pub(crate) struct Store {
     ends: Box<[Sector]>,
     /// Held through a commit.
     commit: Mutex<()>,
+    /// Held while states are recorded or taken, where the number of active zones is limited.
+    moment: Mutex<()>,
     poisoned: AtomicBool,
     /// What the superblocks of an image say, while it is open for writing.
     pub(crate) header: Mutex<Option<Header>>,
@@ -87,10 +89,10 @@ impl Store {
             false => Box::default(),
         };
         let changed = (0..zones.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        let commit = Mutex::new(());
+        let (commit, moment) = (Mutex::new(()), Mutex::new(()));
         let poisoned = AtomicBool::new(false);
         let header = Mutex::new(None);
-        Self { shape, layout, medium, slots, changed, ends, commit, poisoned, header }
+        Self { shape, layout, medium, slots, changed, ends, commit, moment, poisoned, header }
     }
 
     fn zone_record(&self, zone: ZoneId) -> Option<Record<'_>> {
@@ -101,6 +103,7 @@ impl Store {
     pub(crate) fn record(&self, zone: ZoneId, state: Snapshot) {
         debug_assert!(!self.shape.read_only, "recorded in a volume that can not change");
         let Some(record) = self.zone_record(zone).filter(|_| !self.shape.read_only) else { return };
+        let _moment = self.moment();
         let written = state.written() != Sector::ZERO;
         let slot = if written { self.slots.of(zone) } else { None };
         // A reset may be recorded together with what came after it: an open, the beginning of a write.
@@ -111,6 +114,11 @@ impl Store {
         if reset {
             self.slots.detach(zone);
         }
+    }
+
+    /// Keeps states from being recorded while a commit takes all of them.
+    fn moment(&self) -> Option<MutexGuard<'_, ()>> {
+        self.is_limited().then(|| self.moment.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Has the next commit look at `zone`.
@@ -141,10 +149,17 @@ impl Store {
         let detached = self.slots.take_detached();
         let changed = self.take_changed();
         self.sync()?;
-        let mut any = false;
-        for (zone, latest) in changed {
-            any |= self.make_durable(zone, latest);
+        // Zones that are not active any more first: whatever part of this is lost with the host, no more
+        // zones are active than may be.
+        let (active, rest): (Vec<_>, Vec<_>) =
+            changed.into_iter().partition(|(_, state)| is_active(*state));
+        let crowded = !rest.is_empty() && self.is_crowded(&active);
+        let mut any = self.make_durable(&rest);
+        if any && crowded {
+            self.sync()?;
+            any = false;
         }
+        any |= self.make_durable(&active);
         if any {
             self.sync()?;
         }
@@ -180,8 +195,10 @@ impl Store {
         header.write_both(self.medium.as_ref(), true).map_err(|e| CommitError::from(&e))
     }
 
-    /// The zones recorded since the last commit, with their latest states.
+    /// The zones recorded since the last commit, with their latest states; where the number of active
+    /// zones is limited, as they all were at one moment.
     fn take_changed(&self) -> Vec<(ZoneId, u64)> {
+        let _moment = self.moment();
         let mut zones = Vec::new();
         for (word, first) in self.changed.iter().zip((0u32..).step_by(64)) {
             if word.load(Ordering::Relaxed) == 0 {
@@ -199,14 +216,35 @@ impl Store {
         zones
     }
 
-    /// Writes the durable copy of `zone`; false when it says so already.
-    fn make_durable(&self, zone: ZoneId, state: u64) -> bool {
-        let Some(record) = self.zone_record(zone) else { return false };
-        let stale = record.durable() != Ok(state);
-        if stale {
-            record.set_durable(state);
+    /// Writes the durable copies of `zones`; false when all of them say so already.
+    fn make_durable(&self, zones: &[(ZoneId, u64)]) -> bool {
+        let mut any = false;
+        for (zone, state) in zones {
+            let Some(record) = self.zone_record(*zone) else { continue };
+            if record.durable() != Ok(*state) {
+                record.set_durable(*state);
+                any = true;
+            }
         }
-        stale
+        any
+    }
+
+    /// True when the zones that are durably active now and these are more than may be.
+    fn is_crowded(&self, active: &[(ZoneId, u64)]) -> bool {
+        let Some(geometry) = self.shape.geometry.as_ref().filter(|_| self.is_limited()) else {
+            return false;
+        };
+        let durably = |zone: ZoneId| {
+            let state = self.zone_record(zone).and_then(|record| record.durable().ok());
+            state.is_some_and(is_active)
+        };
+        let now = geometry.zones().filter(|zone| durably(*zone)).count();
+        let new = active.iter().filter(|(zone, _)| !durably(*zone)).count();
+        now.saturating_add(new) > geometry.spec().max_active as usize
+    }
+
+    fn is_limited(&self) -> bool {
+        self.shape.geometry.as_ref().is_some_and(|g| g.spec().max_active != 0)
     }
 
     /// Clears the slots that were durably let go and that nothing under way can see, and makes them free.

@@ -156,6 +156,17 @@ fn checksum(zone: ZoneId, state: u64, sequence: u64) -> u64 {
     u64::from(crc32c::crc32c_append(crc, &sequence.to_le_bytes())) | 1 << 32
 }
 
+/// The state in `packed`, whatever zone it is of.
+fn state_of(packed: u64) -> Option<Snapshot> {
+    Snapshot::from_bits(packed & ((1 << STATE_BITS) - 1)).ok()
+}
+
+/// True when a zone that was left in `packed` is active after a restart.
+pub(crate) fn is_active(packed: u64) -> bool {
+    let active = |s: Snapshot| s.condition().is_active() && s.written() != Sector::ZERO;
+    state_of(packed).is_some_and(active)
+}
+
 /// A durable copy as it was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Durable {
@@ -195,8 +206,7 @@ impl<'a> Record<'a> {
 
     /// True when in the latest state the zone has data.
     pub(crate) fn has_data(&self) -> bool {
-        let state = Snapshot::from_bits(self.latest() & ((1 << STATE_BITS) - 1));
-        state.is_ok_and(|state| state.written() != Sector::ZERO)
+        state_of(self.latest()).is_some_and(|state| state.written() != Sector::ZERO)
     }
 
     /// Makes `packed` the latest state.

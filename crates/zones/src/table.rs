@@ -222,14 +222,21 @@ impl Zones {
         self.opened.counts
     }
 
-    /// Gives `f` every zone whose state has changed since the last call, once, with its state now.
+    /// Gives `f` every zone whose state has changed since the last call, once, with its state now. Those
+    /// that are not active come first, so that whoever notes one after the other never has more active
+    /// zones than may be.
     pub fn take_changed(&mut self, mut f: impl FnMut(ZoneId, Snapshot)) {
         let mut changed = core::mem::take(&mut self.changed);
-        for zone in changed.drain(..) {
-            let state = self.zone_mut(zone);
-            state.dirty = false;
-            f(zone, state.snapshot());
+        for active in [false, true] {
+            for zone in &changed {
+                let state = self.zone_mut(*zone);
+                if state.condition.is_active() == active {
+                    state.dirty = false;
+                    f(*zone, state.snapshot());
+                }
+            }
         }
+        changed.clear();
         // The buffer is kept for the next time.
         self.changed = changed;
     }
