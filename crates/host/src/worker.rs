@@ -90,6 +90,8 @@ struct Inbox {
     /// There is something to read.
     news: AtomicBool,
     orders: Mutex<Orders>,
+    /// The other way: the driver broke the queue.
+    broken: AtomicBool,
 }
 
 struct Orders {
@@ -119,7 +121,11 @@ impl Worker {
     pub(crate) fn start(job: Job) -> Result<Self, StartError> {
         let bell = Arc::new(Bell::new()?);
         let orders = Orders { stop: false, next: None, present: job.signals.clone() };
-        let inbox = Arc::new(Inbox { news: AtomicBool::new(false), orders: Mutex::new(orders) });
+        let inbox = Arc::new(Inbox {
+            news: AtomicBool::new(false),
+            orders: Mutex::new(orders),
+            broken: AtomicBool::new(false),
+        });
         let (started, ready) = sync_channel(1);
         let (at_end, stopped) = sync_channel(1);
         let thread = thread::Builder::new().name(format!("queue {}", job.index)).spawn({
@@ -136,6 +142,11 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    /// True once the driver has broken the queue: it takes nothing more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.inbox.broken.load(Ordering::Acquire)
     }
 
     /// From now on, signal these.
@@ -338,6 +349,8 @@ impl Runner {
     fn notice_broken_ring(&mut self) {
         let Some(why) = self.lane.broken().filter(|_| !self.retired) else { return };
         self.retired = true;
+        // Before anybody is told to look.
+        self.inbox.broken.store(true, Ordering::Release);
         let index = self.index;
         self.log.log(Level::Warn, format_args!("queue {index} is retired: {why}"));
         if let Some(event) = &self.signals.error {

@@ -163,6 +163,11 @@ impl Ring {
         self.worker.is_some()
     }
 
+    /// True when the driver has broken it: only a reset helps.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.retired || self.worker.as_ref().is_some_and(Worker::is_broken)
+    }
+
     /// Where it goes on; it must be stopped.
     pub(crate) fn base(&self) -> u16 {
         self.base

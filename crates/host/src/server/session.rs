@@ -305,6 +305,10 @@ impl<'a> Session<'a> {
             M::SetStatus(status) => self.set_status(status)?,
             M::GetStatus => {
                 self.expect(ProtocolFeatures::STATUS)?;
+                if self.rings.iter().any(Ring::is_broken) {
+                    // Sticks until the reset that it asks for (virtio 2.1).
+                    self.status |= DeviceStatus::NEEDS_RESET;
+                }
                 return Ok(Answer::Number(self.status.bits().into()));
             }
             other => return self.handle_vring(other),
