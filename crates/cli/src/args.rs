@@ -57,6 +57,9 @@ pub(crate) enum Command {
     /// Measure the disk
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
+    /// Try what the virtio specification asks of a device. It destroys what is on the disk
+    #[command(after_help = CONFORM_HELP)]
+    Conform(ConformArgs),
 }
 
 const REPORT_HELP: &str = "\
@@ -83,6 +86,14 @@ const BENCH_HELP: &str = "\
 On a zoned disk, read and randread go to what is written in sequential zones, and to all of the disk only \
 when nothing is. write and append go from zone to zone, and reset each before they fill it; each queue has \
 zones of its own.";
+
+const CONFORM_HELP: &str = "\
+One line for each statement: its number, how strongly it binds (must, should, may, or desc for text without a \
+keyword), what it says, and pass, FAIL (with what was expected and what came) or n/a (with the reason). The \
+exit status is 1 when one fails.
+
+JSON: \"results\", each with \"number\", \"title\", \"level\" and \"result\" (\"pass\", \"fail\" with \"expected\" \
+and \"got\", or \"n/a\" with \"why\"), then \"passed\", \"failed\" and \"not_applicable\", which count them.";
 
 /// Which device.
 #[derive(Args, Clone, Debug)]
@@ -431,6 +442,29 @@ pub(crate) struct BenchArgs {
     /// Agree that what is on the disk is destroyed: workloads that write want this
     #[arg(long)]
     pub(crate) destroy: bool,
+
+    /// Answer in JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConformArgs {
+    /// The socket of a vhost-user block device, like that of `zvb serve`
+    #[arg(long, short, value_name = "PATH")]
+    pub(crate) socket_path: PathBuf,
+
+    /// An answer that takes longer than this is none
+    #[arg(long, value_name = "SECONDS", default_value = "5")]
+    pub(crate) timeout: NonZeroU32,
+
+    /// Agree that what is on the disk is destroyed
+    #[arg(long)]
+    pub(crate) destroy: bool,
+
+    /// Try these statements only, by their numbers
+    #[arg(long, value_name = "N,M", value_delimiter = ',')]
+    pub(crate) only: Vec<u16>,
 
     /// Answer in JSON
     #[arg(long)]

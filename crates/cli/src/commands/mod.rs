@@ -1,6 +1,7 @@
 //! The commands.
 
 mod bench;
+mod conform;
 mod create;
 mod data;
 mod demo;
@@ -31,5 +32,6 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Flush(args) => plain::flush(&args),
         Command::Id(args) => plain::id(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Conform(args) => conform::run(&args),
     }
 }
