@@ -394,3 +394,91 @@ pub(crate) fn past(start: Sector, offset: Sector, sectors: Sector, capacity: Sec
     let from_start = |n: Sector| Sector(start.0.saturating_add(n.0));
     Invalid::PastZoneCapacity { at: from_start(offset), sectors, end: from_start(capacity) }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use zvb_wire::Model;
+
+    const ZONED: ZonedInfo = ZonedInfo {
+        model: Model::HostManaged,
+        zone_size: Sector(4096),
+        zone_count: 2,
+        max_open: 0,
+        max_active: 0,
+        max_append: Sector(8),
+        write_granularity: 512,
+    };
+
+    /// Two zones, empty, of 4000 sectors each.
+    fn map() -> ZoneMap {
+        let mut map = ZoneMap::new();
+        map.resize(2).ok();
+        for (index, entry) in map.zones.iter().enumerate() {
+            let start = Sector(index as u64 * 4096);
+            let zone = Zone {
+                start,
+                len: Sector(4096),
+                capacity: Sector(4000),
+                write_pointer: Some(start),
+                zone_type: ZoneType::SequentialRequired,
+                condition: Condition::Empty,
+            };
+            entry.observe(&zone, 0);
+        }
+        map
+    }
+
+    #[test]
+    fn a_fill_is_a_word() {
+        for fill in [
+            Fill { used: u32::MAX, writes: 0, version: 0x7fff, known: false },
+            Fill { used: 1, writes: u16::MAX, version: 0, known: true },
+            Fill { used: 0, writes: 7, version: 0x1234, known: true },
+        ] {
+            assert_eq!(Fill::unpack(fill.pack()), fill);
+        }
+        let fill = Fill { used: 5, writes: 0, version: 0x7fff, known: true };
+        assert_eq!(fill.changed(), Fill { version: 0, ..fill });
+    }
+
+    #[test]
+    fn more_writes_than_can_be_counted_are_not() {
+        let mut fill = Fill { used: 0, writes: 0, version: 0, known: true };
+        for _ in 0..70_000 {
+            fill = fill.begun();
+        }
+        assert!(!fill.known && fill.writes == u16::MAX);
+        for _ in 0..70_000 {
+            fill = fill.ended();
+        }
+        assert_eq!(fill.learnt(fill.version, Some(0)), None);
+    }
+
+    #[test]
+    fn threads_never_claim_more_than_there_is() {
+        let map = map();
+        let claimed: usize = std::thread::scope(|scope| {
+            let claim = || (0..3000).filter(|_| map.claim_write(&ZONED, Sector(0), 1).is_ok());
+            let threads: Vec<_> = (0..2).map(|_| scope.spawn(move || claim().count())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
+        });
+        assert_eq!((claimed, map.used(0), map.used(1)), (4000, Some(Sector(4000)), Some(Sector(0))));
+    }
+
+    #[test]
+    fn zones_that_go_and_come_back_are_new() {
+        let mut map = map();
+        let claim = map.claim_write(&ZONED, Sector(4096), 8);
+        assert!(map.resize(1).is_ok() && map.resize(2).is_ok());
+        assert_eq!((map.sequential(1), map.used(1)), (None, None));
+        // The write of before is still accounted for, and ends here.
+        let Ok(claim) = claim else { unreachable!("a write that fits") };
+        assert!(map.zones.iter().all(|entry| entry.fill().writes <= 1));
+        map.settle(Some(&ZONED), claim, &Ok(Answer::Done));
+        assert_eq!(map.zones.iter().map(|entry| entry.fill().writes).sum::<u16>(), 0);
+        assert_eq!(map.resize(ZONES_MAX + 1), Err(NoMemory));
+    }
+}

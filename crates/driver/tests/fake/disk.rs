@@ -20,11 +20,13 @@ pub struct FakeZone {
 pub struct FakeDisk {
     pub bytes: Vec<u8>,
     pub zones: Vec<FakeZone>,
+    /// Sequential zones are preferred ones, as a host-aware disk has them.
+    pub preferred: bool,
 }
 
 impl FakeDisk {
     pub fn plain(sectors: u64) -> Self {
-        Self { bytes: vec![0; sectors as usize * 512], zones: Vec::new() }
+        Self { bytes: vec![0; sectors as usize * 512], zones: Vec::new(), preferred: false }
     }
 
     pub fn zoned(sectors: u64, size: u64, capacity: u64, conventional: u64) -> Self {
@@ -56,10 +58,12 @@ impl FakeDisk {
                 if one_zone { Status::OK } else { Status::ZONE_INVALID_CMD }
             }
             RequestType::OUT => self.write(sector, data),
+            RequestType::ZONE_APPEND if self.preferred => Status::ZONE_INVALID_CMD,
             RequestType::ZONE_APPEND => {
-                let at = self.zone(sector).expect("a zone").pointer;
+                let zone = self.zone(sector).expect("a zone");
+                let (at, full) = (zone.pointer, zone.condition == Condition::Full);
                 reply.append_sector = Some(at);
-                self.write(at, data)
+                if full { Status::ZONE_INVALID_CMD } else { self.write(at, data) }
             }
             RequestType::ZONE_REPORT => {
                 reply.data = self.report(sector, room);
@@ -70,7 +74,17 @@ impl FakeDisk {
                 reply.data = b"fake disk\0\0\0\0\0\0\0\0\0\0\0".to_vec();
                 Status::OK
             }
-            RequestType::WRITE_ZEROES | RequestType::DISCARD => {
+            RequestType::GET_LIFETIME => {
+                reply.data = vec![1, 0, 2, 0, 11, 0];
+                Status::OK
+            }
+            RequestType::SECURE_ERASE if !self.zones.is_empty() => {
+                for range in <[DiscardSegment]>::ref_from_bytes(data).expect("ranges") {
+                    self.manage(RequestType::ZONE_RESET, range.sector.get());
+                }
+                Status::OK
+            }
+            RequestType::WRITE_ZEROES | RequestType::DISCARD | RequestType::SECURE_ERASE => {
                 for range in <[DiscardSegment]>::ref_from_bytes(data).expect("ranges") {
                     let at = range.sector.get() as usize * 512;
                     self.bytes[at..at + range.num_sectors.get() as usize * 512].fill(0);
@@ -89,7 +103,8 @@ impl FakeDisk {
 
     fn write(&mut self, sector: u64, data: &[u8]) -> Status {
         let sectors = data.len() as u64 / 512;
-        if let Some(zone) = self.zone(sector).filter(|z| !z.conventional) {
+        let preferred = self.preferred;
+        if let Some(zone) = self.zone(sector).filter(|z| !z.conventional && !preferred) {
             if zone.condition == Condition::Full || sector + sectors > zone.start + zone.capacity {
                 return Status::ZONE_INVALID_CMD;
             }
@@ -145,7 +160,7 @@ impl FakeDisk {
                 z_cap: z.capacity.into(),
                 z_start: z.start.into(),
                 z_wp: if z.condition == Condition::Full { u64::MAX } else { z.pointer }.into(),
-                z_type: if z.conventional { 1 } else { 2 },
+                z_type: if z.conventional { 1 } else { 2 + u8::from(self.preferred) },
                 z_state: z.condition as u8,
                 reserved: [0; 38],
             })
