@@ -465,7 +465,10 @@ mod tests {
             let threads: Vec<_> = (0..2).map(|_| scope.spawn(move || claim().count())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
         });
-        assert_eq!((claimed, map.used(0), map.used(1)), (4000, Some(Sector(4000)), Some(Sector(0))));
+        assert_eq!(
+            (claimed, map.used(0), map.used(1)),
+            (4000, Some(Sector(4000)), Some(Sector(0)))
+        );
     }
 
     #[test]

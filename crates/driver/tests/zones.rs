@@ -297,10 +297,8 @@ fn a_report_teaches_unless_it_is_stale() {
     good(&mut disk);
 
     // A report that the device answers first, and that is polled when it is true no more.
-    let report = |disk: &FakeDriver| Request::Report {
-        from: Sector(0),
-        buffer: disk.buffer(1024).unwrap(),
-    };
+    let report =
+        |disk: &FakeDriver| Request::Report { from: Sector(0), buffer: disk.buffer(1024).unwrap() };
     disk.submit(0, report(&disk)).unwrap();
     assert!(append(&mut disk, 24, 8).is_ok());
     let done = drain(&mut disk);

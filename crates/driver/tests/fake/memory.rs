@@ -10,6 +10,12 @@ use std::rc::Rc;
 use zvb_driver::{Dma, DmaRegion};
 use zvb_ring::GuestMemory;
 
+/// The 16 bits at `host`, which `translate` gave for two bytes at least.
+pub fn peek(host: NonNull<u8>) -> u16 {
+    // SAFETY: the memory is never unmapped while a handle to it lives, and tests hold one.
+    u16::from_le_bytes(unsafe { host.cast::<[u8; 2]>().read_volatile() })
+}
+
 const PAGE: usize = 4096;
 const POISON: u8 = 0xdd;
 
