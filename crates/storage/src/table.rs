@@ -228,6 +228,12 @@ impl<'a> Record<'a> {
         COPIES.iter().any(|at| self.copy(*at).is_none())
     }
 
+    /// The slot that the durable state says, if that state is whole.
+    pub(crate) fn durable_slot(&self) -> Result<Option<u32>, RecordError> {
+        let above = self.durable()? >> STATE_BITS;
+        Ok(u32::try_from(above).ok().and_then(|slot| slot.checked_sub(1)))
+    }
+
     /// Makes `packed` durable with the next sync. The copy that is the durable one now is not touched.
     pub(crate) fn set_durable(&self, packed: u64) {
         let [a, b] = COPIES.map(|at| self.copy(at));
@@ -239,6 +245,14 @@ impl<'a> Record<'a> {
         self.store(at, packed);
         self.store(at + 1, sequence);
         self.store(at + 2, checksum(self.zone, packed, sequence));
+    }
+
+    /// Clears a copy that is torn. Another write to it would have the same sequence number, and torn in its
+    /// turn the two could make a whole one.
+    pub(crate) fn clear_torn(&self) {
+        for at in COPIES.into_iter().filter(|at| self.copy(*at).is_none()) {
+            (at..at + 3).for_each(|word| self.store(word, 0));
+        }
     }
 
     /// The copy at `at`, if it is whole. One that was never written is.

@@ -212,6 +212,7 @@ fn claim(
         if record.latest() != packed && !at_birth {
             record.set_latest(packed);
         }
+        record.clear_torn();
         if record.durable() != Ok(record.latest()) {
             store.mark_changed(zone);
         }
