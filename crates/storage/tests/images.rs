@@ -145,6 +145,17 @@ fn a_superblock_that_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn slots_of_a_plain_disk_are_not_looked_at() {
+    let f = fixture(Model::None);
+    // Each takes memory, where there are any.
+    patch(&f.path, 124, &u32::MAX.to_le_bytes());
+    patch(&f.path, 152, &u64::MAX.to_le_bytes());
+    Image::open(&f.path, &options()).unwrap().close().unwrap();
+    let slots = &fs::read(&f.path).unwrap()[124..128];
+    assert_eq!(slots, [0; 4]);
+}
+
+#[test]
 fn an_image_that_was_cut_off_is_refused() {
     let f = fixture(Model::HostManaged);
     let len = fs::metadata(&f.path).unwrap().len();

@@ -397,11 +397,14 @@ impl RawSuperblock {
             read_only: true,
             can_discard: true,
         };
-        let slots = self.slots.get();
         let layout =
             Layout::new(&shape, self.linear_at.get(), Some(self.slots_at.get()), SLOT_ALIGN)?;
+        // A plain disk has no slots, whatever stands there. What is kept of each slot takes memory, and
+        // only where slots have a size does the length of the file bound how many there are.
+        let Some(geometry) = geometry else { return Some(layout) };
+        let slots = self.slots.get();
         // A zone that needs a slot must be able to get one, once the others are flushed.
-        let sequential = geometry.map_or(0, |g| g.zone_count() - g.spec().conventional);
+        let sequential = geometry.zone_count() - geometry.spec().conventional;
         let right =
             slots >= sequential && slots <= SLOTS_MAX && layout.slot_bytes == self.slot_bytes.get();
         if right { layout.with_slots(slots) } else { None }
