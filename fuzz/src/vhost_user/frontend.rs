@@ -182,7 +182,7 @@ impl Frontend {
         let (payload, files) = payload(code, input);
         let usual = match code {
             5 | 37 => 0,
-            12 => 1 + how & 1,
+            12 => 1 + (how & 1),
             _ => 4 + (how & 1),
         };
         let files = vec![if how < 0xf0 { usual } else { how % 8 }; files];
