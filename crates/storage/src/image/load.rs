@@ -148,7 +148,11 @@ fn changed(geometry: &Geometry, state: ZoneState, entry: Entry) -> Result<Entry,
     let state = Snapshot::new(condition, written);
     let slot = if written == entry.state.written() { entry.slot } else { None };
     let new = Entry { state, slot };
-    Entry::unpack(new.pack(), zone, geometry, u32::MAX)
+    match Entry::unpack(new.pack(), zone, geometry, u32::MAX)? {
+        same if same == new => Ok(new),
+        // A sequential zone that is not-wp would pass for one at birth.
+        _ => Err(RecordError::Condition { condition, zone_type: geometry.zone_type(zone) }),
+    }
 }
 
 fn check_limits(geometry: &Geometry, zones: &[Entry]) -> Result<(), LoadError> {

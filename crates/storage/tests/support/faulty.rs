@@ -33,6 +33,12 @@ pub(crate) struct State {
     /// Syncs do nothing, and say that they did.
     pub(crate) lie: AtomicBool,
     pub(crate) syncs: AtomicU64,
+    /// Where reads fail, in bytes; nowhere when it is empty.
+    pub(crate) bad: Mutex<Range<u64>>,
+    /// The end comes with the change (write, zero, lengthen, sync) of this number, and nothing changes any
+    /// more; 0 for never.
+    pub(crate) end_at: AtomicU64,
+    pub(crate) changes: AtomicU64,
 }
 
 /// See the module.
@@ -63,11 +69,15 @@ impl State {
     }
 
     pub(crate) fn open(self: &Arc<Self>, options: &OpenOptions) -> Result<Image, Refusal> {
+        Image::open_on(Box::new(self.medium()), options)
+    }
+
+    pub(crate) fn medium(self: &Arc<Self>) -> Faulty {
         // What the last opener stored is what the next one finds.
         let bytes = self.bytes();
         *self.now.lock().unwrap() = bytes;
-        let medium = Faulty { state: Arc::clone(self), words: Arc::default() };
-        Image::open_on(Box::new(medium), options)
+        *self.table.lock().unwrap() = (0, Arc::default());
+        Faulty { state: Arc::clone(self), words: Arc::default() }
     }
 
     /// The bytes as this host sees them.
@@ -87,12 +97,24 @@ impl State {
     pub(crate) fn after_power_loss(&self, rng: &mut Rng) -> Vec<u8> {
         let (now, mut bytes) = (self.bytes(), self.durable.lock().unwrap().clone());
         let keep = rng.below(4);
+        if keep > 0 {
+            bytes.resize(now.len(), 0);
+        }
         for (durable, now) in bytes.chunks_mut(512).zip(now.chunks(512)) {
             if durable != now && rng.below(4) < keep {
                 durable.copy_from_slice(now);
             }
         }
         bytes
+    }
+}
+
+impl Faulty {
+    /// Counts a change. It fails from the end on.
+    fn change(&self) -> io::Result<()> {
+        let number = self.state.changes.fetch_add(1, Ordering::Relaxed) + 1;
+        let end = self.state.end_at.load(Ordering::Relaxed);
+        if end != 0 && number >= end { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
     }
 }
 
@@ -117,6 +139,10 @@ impl Medium for Faulty {
 
     fn read(&self, at: u64, into: &Buffers, range: Range<u64>) -> io::Result<u64> {
         fail(&self.state.fail_read)?;
+        let bad = self.state.bad.lock().unwrap().clone();
+        if bad.start < at + (range.end - range.start) && at < bad.end {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
         let now = self.state.now.lock().unwrap();
         let len = self.some(range.end - range.start) as usize;
         let bytes = now.get(at as usize..at as usize + len).unwrap_or_default();
@@ -126,6 +152,7 @@ impl Medium for Faulty {
 
     fn write(&self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
         fail(&self.state.fail_write)?;
+        self.change()?;
         let mut now = self.state.now.lock().unwrap();
         let len = self.some(range.end - range.start) as usize;
         from.read(range.start, &mut now[at as usize..at as usize + len]).unwrap();
@@ -135,23 +162,37 @@ impl Medium for Faulty {
     fn zero(&self, range: Range<u64>, _unmap: bool) -> io::Result<()> {
         fail(&self.state.fail_write)?;
         fail(&self.state.fail_zero)?;
+        self.change()?;
         self.state.now.lock().unwrap()[range.start as usize..range.end as usize].fill(0);
         Ok(())
     }
 
     fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
         let now = self.state.now.lock().unwrap();
-        let found = now[at as usize..].iter().position(|b| *b != 0);
-        Ok(found.map(|n| at + n as u64))
+        let rest = now.get(at as usize..).unwrap_or_default();
+        let blank =
+            rest.chunks(4096).take_while(|chunk| **chunk == [0; 4096][..chunk.len()]).count();
+        let from = (blank * 4096).min(rest.len());
+        let found = rest[from..].iter().position(|b| *b != 0);
+        Ok(found.map(|n| at + (from + n) as u64))
     }
 
     fn sync(&self) -> io::Result<()> {
         self.state.syncs.fetch_add(1, Ordering::Relaxed);
         fail(&self.state.fail_sync)?;
+        self.change()?;
         if !self.state.lie.load(Ordering::Relaxed) {
             let bytes = self.state.bytes();
             *self.state.durable.lock().unwrap() = bytes;
         }
+        Ok(())
+    }
+
+    fn lengthen(&self, bytes: u64) -> io::Result<()> {
+        self.change()?;
+        let mut now = self.state.now.lock().unwrap();
+        let len = now.len().max(bytes as usize);
+        now.resize(len, 0);
         Ok(())
     }
 
