@@ -69,6 +69,10 @@ impl Volume for Shuffled {
         self.disk.lock().observe();
     }
 
+    fn has_failed(&self) -> bool {
+        self.image.has_failed()
+    }
+
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError> {
         let inner = Arc::clone(&self.image).engine(depth)?;
         let rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();

@@ -506,6 +506,7 @@ impl Lane {
         let Some(table) = &session.device.table else {
             unreachable!("a plain disk decides nothing")
         };
+        let failed = session.device.volume.has_failed();
         let mut locked = table.lock();
         let zones = locked.zones();
         for (write, outcome) in ended.drain(..) {
@@ -515,7 +516,12 @@ impl Lane {
         for index in deciding.drain(..) {
             let owner = u64::from(*lane) << 32 | u64::from(index);
             let slot = &mut slots[index as usize];
-            match decide_one(zones, slot, owner) {
+            let decision = match slot.ticket {
+                // Nothing that is recorded now will be remembered. (Who waits keeps his place in the line.)
+                None if failed && slot.request.changes() => Decided::Answer(Status::IOERR),
+                _ => decide_one(zones, slot, owner),
+            };
+            match decision {
                 Decided::Wait => {
                     slot.stage = Stage::Parked;
                     parked.push(index);

@@ -51,6 +51,12 @@ pub trait Volume: Send + Sync + fmt::Debug {
     /// where before it did not.)
     fn record(&self, zone: ZoneId, state: Snapshot);
 
+    /// True when an earlier failure of the medium made it read-only: nothing may be promised any more, so
+    /// no state of a zone may change either. Cheap.
+    fn has_failed(&self) -> bool {
+        false
+    }
+
     /// An engine for one queue with up to `depth` operations in flight. The engine keeps the volume open.
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError>;
 
