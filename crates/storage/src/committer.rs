@@ -15,6 +15,9 @@ use crate::store::{CommitError, Store};
 /// How long slots that wait for operations to end wait between looks.
 const RECLAIM_EVERY: Duration = Duration::from_millis(5);
 
+/// How long a slot that was let go is kept as it is, for the next zone that wants one.
+const KEEP_WARM: Duration = Duration::from_secs(1);
+
 /// Who commits.
 #[derive(Debug)]
 pub(crate) enum Committer {
@@ -54,8 +57,10 @@ struct Asked {
 struct Work {
     flushes: Vec<(Arc<Mailbox>, u64)>,
     starved: Vec<Arc<Mailbox>>,
-    /// Else only slots that waited for operations are looked at.
+    /// All that was done is made durable.
     commit: bool,
+    /// Slots that were let go are cleared, not kept.
+    clear: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -147,7 +152,7 @@ impl Committer {
             Self::Caller => {
                 let result = store.commit();
                 // Who needs what could not be cleared hears of it.
-                let _ = store.reclaim();
+                let _ = store.reclaim().and_then(|()| store.clear_warm());
                 Some(result)
             }
             Self::Volatile(thread) => {
@@ -169,7 +174,7 @@ impl Committer {
     pub(crate) fn starved(&self, store: &Store, mailbox: &Arc<Mailbox>) -> bool {
         match self {
             Self::Caller => {
-                let committed = store.commit().is_ok();
+                let committed = store.commit_resets().is_ok();
                 let cleared = store.reclaim();
                 let again = !committed || store.slots.any_free();
                 if let (false, Err(error)) = (again, &cleared) {
@@ -205,7 +210,11 @@ impl Thread {
 
 impl Shared {
     fn run(&self, store: &Store) {
-        while let Some(Work { flushes, starved, commit }) = self.wait(store) {
+        while let Some(Work { flushes, starved, commit, clear }) = self.wait(store) {
+            if !commit && !starved.is_empty() {
+                // A failure has poisoned the store: those that wait find out when they try again.
+                let _ = store.commit_resets();
+            }
             if commit {
                 let result = store.commit();
                 for (mailbox, tag) in flushes {
@@ -213,7 +222,10 @@ impl Shared {
                     mailbox.ring();
                 }
             }
-            let cleared = store.reclaim();
+            let mut cleared = store.reclaim();
+            if clear {
+                cleared = cleared.and(store.clear_warm());
+            }
             if store.slots.any_free() || store.is_poisoned() {
                 starved.iter().for_each(|mailbox| mailbox.ring());
             } else if let Err(error) = cleared {
@@ -229,29 +241,36 @@ impl Shared {
     /// What is to be done next; `None` at the end.
     fn wait(&self, store: &Store) -> Option<Work> {
         let mut asked = lock(&self.asked);
-        let mut commit = false;
+        let mut idle = false;
         loop {
             if asked.stop {
                 return None;
             }
             if asked.tidy || !asked.flushes.is_empty() || !asked.starved.is_empty() {
-                commit = true;
                 break;
             }
-            if store.slots.any_released() && !store.is_poisoned() {
-                let waited = self.wake.wait_timeout(asked, RECLAIM_EVERY);
+            let patience = match () {
+                () if store.is_poisoned() => None,
+                () if store.slots.any_released() => Some((RECLAIM_EVERY, false)),
+                () if store.slots.any_warm() => Some((KEEP_WARM, true)),
+                () => None,
+            };
+            if let Some((patience, clear)) = patience {
+                let waited = self.wake.wait_timeout(asked, patience);
                 let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                 asked = guard;
                 if timeout.timed_out() {
+                    idle = clear;
                     break;
                 }
             } else {
                 asked = self.wake.wait(asked).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        asked.tidy = false;
         let flushes = std::mem::take(&mut asked.flushes);
-        Some(Work { flushes, starved: std::mem::take(&mut asked.starved), commit })
+        let commit = std::mem::take(&mut asked.tidy) || !flushes.is_empty();
+        let starved = std::mem::take(&mut asked.starved);
+        Some(Work { flushes, starved, commit, clear: commit || idle })
     }
 }
 

@@ -118,6 +118,10 @@ impl Medium for FileMedium {
         self.file.sync_data()
     }
 
+    fn sync_words(&self) -> io::Result<()> {
+        self.words.sync()
+    }
+
     fn lengthen(&self, bytes: u64) -> io::Result<()> {
         if self.size()? < bytes { self.file.set_len(bytes) } else { Ok(()) }
     }

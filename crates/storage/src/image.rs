@@ -62,7 +62,7 @@ impl Image {
     pub fn commit(&self) -> Result<(), VolumeError> {
         let result = self.served.store.commit();
         // What can not be cleared now is, or is not, when somebody needs it.
-        let _ = self.served.store.reclaim();
+        let _ = self.served.store.reclaim().and_then(|()| self.served.store.clear_warm());
         result.map_err(|e| VolumeError::Commit(e.into()))
     }
 
@@ -88,6 +88,10 @@ impl Volume for Image {
 
     fn record(&self, zone: ZoneId, state: Snapshot) {
         self.served.store.record(zone, state);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.served.store.is_poisoned()
     }
 
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError> {

@@ -41,6 +41,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
     /// Makes durable all that was written, zeroed or stored before this was called.
     fn sync(&self) -> io::Result<()>;
 
+    /// Makes durable all words that were stored before this was called; the rest may wait.
+    fn sync_words(&self) -> io::Result<()> {
+        self.sync()
+    }
+
     /// Makes it at least `bytes` long; what is new reads as zeroes.
     fn lengthen(&self, bytes: u64) -> io::Result<()> {
         if self.size()? < bytes { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }

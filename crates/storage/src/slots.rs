@@ -37,12 +37,17 @@ struct Shared {
     detached: Vec<Detached>,
     /// Durably let go.
     released: Vec<Detached>,
+    /// As good as free, for zones that never show what they did not write: not cleared, so that the next
+    /// zone need not ask the medium for room. Cleared when nobody wants them for a while.
+    warm: Vec<u32>,
 }
 
 /// A slot let go, and when: operations that began in a later epoch can not have found it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Detached {
     pub(crate) slot: u32,
+    /// The zone that had it.
+    pub(crate) zone: ZoneId,
     epoch: u64,
 }
 
@@ -78,14 +83,17 @@ impl Slots {
         (slot != NONE).then_some(slot)
     }
 
-    /// The slot of `zone`, a free one if it had none; `None` when none is free.
-    pub(crate) fn take(&self, zone: ZoneId) -> Option<u32> {
+    /// The slot of `zone`, a free one if it had none (one that reads as zeroes, if it has to be `clean`);
+    /// `None` when none is free.
+    pub(crate) fn take(&self, zone: ZoneId, clean: bool) -> Option<u32> {
+        let of = self.of.get(zone.0 as usize)?;
         let mut shared = lock(&self.shared);
         if let Some(slot) = self.of(zone) {
             return Some(slot);
         }
-        let slot = shared.free.pop()?;
-        self.of.get(zone.0 as usize)?.store(slot, Ordering::Release);
+        let warm = if clean { None } else { shared.warm.pop() };
+        let slot = warm.or_else(|| shared.free.pop())?;
+        of.store(slot, Ordering::Release);
         Some(slot)
     }
 
@@ -98,7 +106,7 @@ impl Slots {
         }
         // Whoever reads the epoch that this leaves behind finds the zone without the slot.
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
-        lock(&self.shared).detached.push(Detached { slot, epoch });
+        lock(&self.shared).detached.push(Detached { slot, zone, epoch });
     }
 
     /// The slots let go so far, for a commit. Taken before the commit looks at the zones: what is in here
@@ -141,9 +149,26 @@ impl Slots {
         lock(&self.shared).free.push(slot);
     }
 
+    /// `slot` can be used again as it is, by a zone that does not show what it did not write.
+    pub(crate) fn add_warm(&self, slot: u32) {
+        lock(&self.shared).warm.push(slot);
+    }
+
+    /// Slots to be cleared, each to be given to [`add_free`](Self::add_free) or back to
+    /// [`add_warm`](Self::add_warm).
+    pub(crate) fn take_warm(&self) -> Vec<u32> {
+        std::mem::take(&mut lock(&self.shared).warm)
+    }
+
+    /// True when slots are kept as they are.
+    pub(crate) fn any_warm(&self) -> bool {
+        !lock(&self.shared).warm.is_empty()
+    }
+
     /// True when a zone can have a slot.
     pub(crate) fn any_free(&self) -> bool {
-        !lock(&self.shared).free.is_empty()
+        let shared = lock(&self.shared);
+        !shared.free.is_empty() || !shared.warm.is_empty()
     }
 
     /// True when slots wait for a commit.
@@ -237,30 +262,47 @@ mod tests {
         let slots = slots();
         assert_eq!((slots.of(ZoneId(0)), slots.of(ZONE)), (Some(2), None));
         assert_eq!(slots.free(), [0, 1, 3]);
-        assert_eq!(slots.take(ZONE), Some(0));
-        assert_eq!(slots.take(ZONE), Some(0));
+        assert_eq!(slots.take(ZONE, false), Some(0));
+        assert_eq!(slots.take(ZONE, false), Some(0));
         slots.detach(ZONE);
         slots.detach(ZONE);
-        assert_eq!(slots.take(ZONE), Some(1), "not the one that is not durably free");
-        assert_eq!(slots.take(ZoneId(2)), Some(3));
+        assert_eq!(slots.take(ZONE, false), Some(1), "not the one that is not durably free");
+        assert_eq!(slots.take(ZoneId(2), false), Some(3));
         slots.detach(ZoneId(2));
-        assert_eq!(slots.take(ZoneId(2)), None);
+        assert_eq!(slots.take(ZoneId(2), false), None);
         assert!(slots.take_released().is_empty(), "not committed");
         commit(&slots);
         let mut released: Vec<u32> = slots.take_released().iter().map(|d| d.slot).collect();
         released.sort_unstable();
         assert_eq!(released, [0, 3]);
-        assert_eq!(slots.take(ZoneId(2)), None, "not clean");
+        assert_eq!(slots.take(ZoneId(2), false), None, "not clean");
         slots.add_free(3);
-        assert_eq!(slots.take(ZoneId(2)), Some(3));
-        assert_eq!(slots.take(ZoneId(9)), None, "no such zone");
+        assert_eq!(slots.take(ZoneId(2), false), Some(3));
+        assert_eq!(slots.take(ZoneId(9), false), None, "no such zone");
+    }
+
+    #[test]
+    fn a_warm_slot_goes_first() {
+        let slots = slots();
+        slots.take(ZONE, false);
+        slots.detach(ZONE);
+        commit(&slots);
+        slots.take_released().iter().for_each(|d| slots.add_warm(d.slot));
+        assert!(slots.any_warm());
+        assert_eq!(slots.take(ZoneId(2), false), Some(0), "rather than one that was never used");
+        assert!(!slots.any_warm());
+        assert!(slots.take_warm().is_empty());
+        slots.add_warm(0);
+        assert_eq!(slots.take(ZoneId(3), true), None, "no such zone");
+        slots.detach(ZoneId(2));
+        assert_eq!(slots.take(ZoneId(2), true), Some(1), "not the one that was used");
     }
 
     #[test]
     fn what_began_before_a_reset_keeps_the_slot() {
         let slots = slots();
         let (mut a, mut b) = (Pins::new(&slots), Pins::new(&slots));
-        slots.take(ZONE);
+        slots.take(ZONE, false);
         let first = a.enter(&slots);
         let also = a.enter(&slots);
         slots.detach(ZONE);
@@ -284,7 +326,7 @@ mod tests {
     fn an_engine_that_is_gone_keeps_nothing() {
         let slots = slots();
         let mut pins = Pins::new(&slots);
-        slots.take(ZONE);
+        slots.take(ZONE, false);
         pins.enter(&slots);
         slots.detach(ZONE);
         commit(&slots);

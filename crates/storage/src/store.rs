@@ -4,14 +4,14 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use zvb_wire::{Condition, Sector, ZoneType};
+use zvb_wire::{Condition, Model, Sector, ZoneType};
 use zvb_zones::{Snapshot, ZoneId};
 
 use crate::engine::{Job, Kind};
 use crate::image::{Header, State};
 use crate::layout::{Layout, Piece, Place};
 use crate::medium::Medium;
-use crate::slots::Slots;
+use crate::slots::{Detached, Slots};
 use crate::table::{Entry, Record, is_active};
 use crate::volume::{Failure, Shape};
 
@@ -167,10 +167,39 @@ impl Store {
         Ok(())
     }
 
+    /// Makes only resets durable, so that the slots they let go of can be used again: no data is waited
+    /// for, since none is spoken of. A zone whose durable state still shows such a slot is durably empty
+    /// from here on, whatever was written to it since; the next commit says that.
+    pub(crate) fn commit_resets(&self) -> Result<(), CommitError> {
+        let _one_at_a_time = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_poisoned() {
+            return Err(CommitError::Poisoned);
+        }
+        let detached = self.slots.take_detached();
+        let mut any = false;
+        for Detached { zone, slot, .. } in &detached {
+            let Some(record) = self.zone_record(*zone) else { continue };
+            if !record.durable_slot().is_ok_and(|durable| durable != Some(*slot)) {
+                record.set_durable(Entry { state: Snapshot::EMPTY, slot: None }.pack());
+                self.mark_changed(*zone);
+                any = true;
+            }
+        }
+        if any {
+            self.synced(self.medium.sync_words())?;
+        }
+        self.slots.release(detached);
+        Ok(())
+    }
+
     /// Syncs; the first failure is the last thing that this store does to its medium. (The kernel may
     /// have dropped what it could not write: a second sync that succeeds would say nothing.)
     fn sync(&self) -> Result<(), CommitError> {
-        self.medium.sync().map_err(|error| {
+        self.synced(self.medium.sync())
+    }
+
+    fn synced(&self, result: io::Result<()>) -> Result<(), CommitError> {
+        result.map_err(|error| {
             self.poisoned.store(true, Ordering::Relaxed);
             self.say_failed();
             CommitError::from(&error)
@@ -247,25 +276,52 @@ impl Store {
         self.shape.geometry.as_ref().is_some_and(|g| g.spec().max_active != 0)
     }
 
-    /// Clears the slots that were durably let go and that nothing under way can see, and makes them free.
+    /// Makes the slots that were durably let go, and that nothing under way can see, free: as they are,
+    /// or cleared where zones show what was never written.
     pub(crate) fn reclaim(&self) -> io::Result<()> {
         if self.is_poisoned() {
             return Ok(());
         }
+        let as_they_are = self.shows_only_what_is_written();
         let mut result = Ok(());
         for detached in self.slots.take_released() {
-            let at = self.layout.slot_at(detached.slot);
-            let range = at..at.saturating_add(self.layout.slot_bytes);
-            match self.medium.zero(range, true) {
-                Ok(()) => self.slots.add_free(detached.slot),
+            if as_they_are {
+                self.slots.add_warm(detached.slot);
+            } else if let Err(error) = self.clear(detached.slot) {
                 // Tried again after the next commit.
-                Err(error) => {
-                    self.slots.put_back(detached);
-                    result = Err(error);
-                }
+                self.slots.put_back(detached);
+                result = Err(error);
             }
         }
         result
+    }
+
+    /// Gives the space of slots that nobody has used again back.
+    pub(crate) fn clear_warm(&self) -> io::Result<()> {
+        if self.is_poisoned() {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for slot in self.slots.take_warm() {
+            if let Err(error) = self.clear(slot) {
+                self.slots.add_warm(slot);
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    fn clear(&self, slot: u32) -> io::Result<()> {
+        let at = self.layout.slot_at(slot);
+        self.medium.zero(at..at.saturating_add(self.layout.slot_bytes), true)?;
+        self.slots.add_free(slot);
+        Ok(())
+    }
+
+    /// True where a zone's data above its write pointer is never read: then nothing need be cleared
+    /// before another zone has it.
+    fn shows_only_what_is_written(&self) -> bool {
+        self.shape.geometry.as_ref().is_some_and(|g| g.spec().model == Model::HostManaged)
     }
 
     /// Says what `job` needs next; what it needs of places that do not exist is done here.
@@ -305,8 +361,15 @@ impl Store {
             Place::Void => return self.skip(job, piece.bytes),
             Place::Zone(zone, inside) => (zone, inside),
         };
+        // A slot that is used as it is has to be given its zeroes too.
+        let fills = match job.kind {
+            Kind::Write => true,
+            Kind::Zero { .. } => self.shows_only_what_is_written(),
+            _ => false,
+        };
         let slot = match self.slots.of(zone) {
-            None if job.kind == Kind::Write => match self.slots.take(zone) {
+            // What is written of the zone, if anything, has no slot because it reads as zeroes.
+            None if fills => match self.take_slot(zone, inside != 0)? {
                 Some(slot) => slot,
                 None => return Ok(Some(piece)),
             },
@@ -322,6 +385,15 @@ impl Store {
         }
         let at = self.layout.slot_at(slot).saturating_add(inside);
         Ok(Some(Piece { place: Place::Medium(at), bytes }))
+    }
+
+    fn take_slot(&self, zone: ZoneId, clean: bool) -> Result<Option<u32>, Failure> {
+        let taken = self.slots.take(zone, clean);
+        if taken.is_some() || !clean || !self.slots.any_warm() {
+            return Ok(taken);
+        }
+        self.clear_warm().map_err(Failure::Medium)?;
+        Ok(self.slots.take(zone, clean))
     }
 
     /// Does `bytes` bytes that are nowhere: they read as zeroes, and need not be made so.

@@ -6,7 +6,9 @@ use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MsyncFlags, ProtFlags, madvise, mmap, mmap_anonymous, msync, munmap,
+};
 use zvb_ring::Buffers;
 
 use super::runs;
@@ -88,6 +90,13 @@ impl Words {
         }
     }
 
+    /// Makes those of a file durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let Some(map) = &self.0 else { return Ok(()) };
+        // SAFETY: our own mapping, whole; nothing in it changes.
+        Ok(unsafe { msync(map.base.as_ptr().cast(), map.len, MsyncFlags::SYNC) }?)
+    }
+
     /// The words.
     pub(crate) fn get(&self) -> &[AtomicU64] {
         let Some(map) = &self.0 else { return &[] };
@@ -109,7 +118,11 @@ impl Bytes {
     /// `len` zero bytes, of which those that were never written take no room.
     pub(crate) fn new(len: u64) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        Ok(Self(Mapping::anonymous(len)?))
+        let map = Mapping::anonymous(len)?;
+        // Fewer and larger pages, where the kernel has them: no harm where it has not.
+        // SAFETY: our own mapping, whole; what it holds does not change.
+        let _ = unsafe { madvise(map.base.as_ptr().cast(), len, Advice::LinuxHugepage) };
+        Ok(Self(map))
     }
 
     pub(crate) fn len(&self) -> u64 {
