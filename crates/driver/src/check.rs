@@ -62,16 +62,12 @@ pub(crate) fn check<D: Dma>(
             (RequestType::ZONE_RESET_ALL, Sector::ZERO)
         }
         Request::Flush => {
-            if !info.features.contains(Features::FLUSH) {
-                return Err(Invalid::Unsupported(RequestType::FLUSH));
-            }
+            negotiated(info, Features::FLUSH, RequestType::FLUSH)?;
             (RequestType::FLUSH, Sector::ZERO)
         }
         Request::Id => (RequestType::GET_ID, Sector::ZERO),
         Request::Lifetime => {
-            if !info.features.contains(Features::LIFETIME) {
-                return Err(Invalid::Unsupported(RequestType::GET_LIFETIME));
-            }
+            negotiated(info, Features::LIFETIME, RequestType::GET_LIFETIME)?;
             (RequestType::GET_LIFETIME, Sector::ZERO)
         }
         Request::Discard { ranges: list } => {
@@ -89,6 +85,13 @@ pub(crate) fn check<D: Dma>(
         }
     };
     Ok(Plan { request_type, sector })
+}
+
+fn negotiated(info: &Info, feature: Features, request: RequestType) -> Result<(), Invalid> {
+    match info.features.contains(feature) {
+        true => Ok(()),
+        false => Err(Invalid::Unsupported(request)),
+    }
 }
 
 /// A read or write of `bytes` at `at`, whatever its length.

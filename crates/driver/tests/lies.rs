@@ -70,6 +70,7 @@ fn an_answer_without_a_status_is_seen() {
     assert_eq!(lied(|_| Request::Flush, nothing), Err(RequestError::Lie(Lie::NoStatus)));
 }
 
+/// Conformance 155: nothing past the used length is relied on.
 #[test]
 fn data_that_nobody_vouches_for_is_not_believed() {
     let short = |written, expected| Err(RequestError::Lie(Lie::Short { written, expected }));
@@ -81,6 +82,7 @@ fn data_that_nobody_vouches_for_is_not_believed() {
     assert_eq!(lied(|_| Request::Flush, |r| r.written = Some(0)), Ok(Answer::Done));
 }
 
+/// Conformance 128, 134.
 #[test]
 fn an_append_lies_inside_its_zone() {
     let at = |sector: u64| lied(append, move |r| r.append_sector = Some(sector));
@@ -111,6 +113,7 @@ fn report(
     })
 }
 
+/// Conformance 134.
 #[test]
 fn each_lie_of_a_report_has_its_name() {
     let lie = |change| match report(change) {
@@ -258,6 +261,7 @@ fn use_element(fake: &Shared, id: u32, len: u32, index: u16) {
     fake.memory.poke(used + 2, &index.to_le_bytes());
 }
 
+/// Conformance 134.
 #[test]
 fn a_ring_that_can_not_be_right_breaks_its_queue() {
     assert_eq!(

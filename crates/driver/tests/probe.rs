@@ -39,6 +39,7 @@ fn config_error(change: Change) -> ConfigError {
     }
 }
 
+/// Conformance 100, 151, 155.
 #[test]
 fn the_order_is_that_of_the_specification() {
     let fake = Fake::zoned();
@@ -104,6 +105,7 @@ fn what_the_device_is_is_read_from_its_configuration() {
     assert_eq!(fake.borrow().layouts.len(), 2);
 }
 
+/// Conformance 102, 103.
 #[test]
 fn a_host_managed_disk_never_gets_discard_and_others_do() {
     let fake = Fake::zoned();
@@ -133,6 +135,7 @@ fn a_host_aware_disk_can_be_driven_as_a_regular_one() {
     assert!(drive(&fake).info().zoned.is_none());
 }
 
+/// Conformance 98, 152.
 #[test]
 fn a_device_with_nothing_but_version_1_is_a_disk() {
     let fake = Fake::plain();
@@ -166,6 +169,7 @@ fn what_linux_refuses_and_the_specification_allows_works() {
     assert_eq!(drive(&fake).info().size_max, None);
 }
 
+/// Conformance 134.
 #[test]
 fn what_makes_no_sense_is_refused() {
     assert_eq!(
@@ -201,6 +205,7 @@ fn what_makes_no_sense_is_refused() {
     );
 }
 
+/// Conformance 134.
 #[test]
 fn the_append_limit_is_compared_in_64_bits() {
     // 2^23 sectors are 2^32 bytes: 0 in 32 bits, and more than the granule.
@@ -238,6 +243,7 @@ fn each_reason_not_to_drive_a_device_has_its_name() {
     assert!(matches!(refused(&fake, &all), ProbeError::NoMemory(_)));
 }
 
+/// Conformance 153.
 #[test]
 fn a_configuration_that_changes_while_it_is_read_is_read_again() {
     let fake = Fake::zoned();
@@ -287,6 +293,7 @@ fn every_call_of_the_transport_may_fail() {
     }
 }
 
+/// Conformance 155.
 #[test]
 fn memory_of_a_device_that_can_not_be_stopped_is_never_used_again() {
     let fake = Fake::zoned();
@@ -304,6 +311,7 @@ fn memory_of_a_device_that_can_not_be_stopped_is_never_used_again() {
     assert_eq!(fake.borrow().memory.live(), live);
 }
 
+/// Conformance 107.
 #[test]
 fn a_changed_configuration_is_looked_at_when_asked() {
     let fake = Fake::zoned();

@@ -118,6 +118,28 @@ fn a_discard_has_its_ranges_and_no_flag() {
 }
 
 #[test]
+fn an_erase_and_a_lifetime_are_what_the_specification_says() {
+    let fake = Fake::plain();
+    {
+        let mut fake = fake.borrow_mut();
+        fake.offered |= Features::SECURE_ERASE | Features::LIFETIME;
+        fake.config.max_secure_erase_sectors = 8.into();
+        fake.config.max_secure_erase_seg = 1.into();
+    }
+    let options = Options { features: Features::all(), ..Options::default() };
+    let mut disk = probe(&fake, &options).unwrap();
+    let ranges = vec![SectorRange { at: Sector(3), sectors: 7 }];
+    disk.secure_erase(ranges).unwrap();
+    disk.lifetime().unwrap();
+    let mut bytes = header(14, 0);
+    bytes.extend([3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
+    let seen = &fake.borrow().seen;
+    assert_eq!((&seen[0].readable, seen[0].writable), (&bytes, 1));
+    assert_eq!((&seen[1].readable, seen[1].writable), (&header(10, 0), 7));
+}
+
+/// Conformance 154.
+#[test]
 fn segments_keep_to_the_limits_with_tables_and_without() {
     for tables in [true, false] {
         let fake = Fake::zoned();

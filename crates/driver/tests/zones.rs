@@ -306,6 +306,21 @@ fn a_report_teaches_unless_it_is_stale() {
     assert_eq!(zones[1].write_pointer, Some(Sector(32)));
     assert_eq!(append(&mut disk, 24, 2), past(40, 2, 40));
 
+    // One that the device made before a write, and answers after it.
+    disk.submit(0, report(&disk)).unwrap();
+    assert!(append(&mut disk, 72, 8).is_ok());
+    fake.borrow_mut().reverse = true;
+    tamper(&fake, |_| {});
+    tamper(&fake, |reply| {
+        let zone = &mut reply.data[64 * 4..64 * 5];
+        (zone[16], zone[25]) = (72, Condition::Empty as u8);
+    });
+    good(&mut disk);
+    fake.borrow_mut().reverse = false;
+    assert!(append(&mut disk, 72, 8).is_ok());
+    assert_eq!(append(&mut disk, 72, 2), past(88, 2, 88));
+    good(&mut disk);
+
     // One that is submitted while a write is in flight, and answered before it.
     assert!(append(&mut disk, 48, 8).is_ok());
     disk.submit(0, report(&disk)).unwrap();
