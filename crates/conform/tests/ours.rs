@@ -5,11 +5,12 @@ mod support;
 
 use std::sync::Arc;
 
+use support::aged::Aged;
 use support::{Rig, SPEC, zoned};
 use zvb_conform::{Options, Outcome, Verdict};
 use zvb_device::DeviceOptions;
 use zvb_storage::{Memory, Volume};
-use zvb_wire::{Model, Sector};
+use zvb_wire::{Condition, Model, Sector};
 use zvb_zones::GeometrySpec;
 
 /// Runs everything; nothing may fail, and no number may be missing. The numbers that passed.
@@ -133,6 +134,22 @@ fn secure_erase() {
         let options = DeviceOptions { secure_erase: true, ..DeviceOptions::default() };
         let passed = all_pass_on(zoned(spec), options);
         assert_passed(&passed, &[26, 65, 66, 67]);
+    }
+}
+
+#[test]
+fn zones_that_gave_up() {
+    let faulty = [(3, Condition::ReadOnly), (5, Condition::Offline)];
+    let passed = all_pass(Aged::new(SPEC, false, &faulty));
+    assert_passed(&passed, &HOST_MANAGED);
+    assert_passed(&passed, &[48, 49, 61, 62, 92]);
+}
+
+#[test]
+fn read_only() {
+    for model in [Model::HostManaged, Model::HostAware] {
+        let passed = all_pass(Aged::new(GeometrySpec { model, ..SPEC }, true, &[]));
+        assert_passed(&passed, &[1, 12, 25, 40, 68, 74, 75, 76, 77, 78, 79, 135, 144, 146, 147]);
     }
 }
 

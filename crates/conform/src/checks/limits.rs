@@ -98,7 +98,7 @@ pub(crate) fn open_limit(rig: &mut Rig<'_>) -> Checked {
     rig.zoned()?;
     if max_open(rig) == 0 {
         let most = if max_active(rig) == 0 { SOME } else { max_active(rig).min(SOME) };
-        let count = most.min(count_fresh(rig)?);
+        let count = most.min(count_fresh(rig)?).max(1);
         for zone in rig.fresh(count)? {
             rig.make(RequestType::ZONE_OPEN, &zone, Condition::ExplicitOpen)?;
         }
@@ -121,7 +121,7 @@ fn count_fresh(rig: &mut Rig<'_>) -> Checked<usize> {
 pub(crate) fn active_limit(rig: &mut Rig<'_>) -> Checked {
     rig.zoned()?;
     if max_active(rig) == 0 {
-        let count = SOME.min(count_fresh(rig)?);
+        let count = SOME.min(count_fresh(rig)?).max(1);
         closed(rig, count, 0)?;
         return Ok(());
     }
@@ -302,6 +302,9 @@ pub(crate) fn counts_stay(rig: &mut Rig<'_>) -> Checked {
     }
     let highest = if active == 0 { open } else { active };
     let count = limited("open or active", highest)?.saturating_add(2).min(count_fresh(rig)?);
+    if count < 2 {
+        return skip("there are fewer than two usable sequential zones");
+    }
     let zones = rig.fresh(count)?;
     let data = pattern(82, rig.unit_bytes());
     let mut random = 0x1234_5678u64;

@@ -7,7 +7,7 @@ use zvb_wire::{Condition, Features, Model, RequestType, Status};
 
 use super::init::needs;
 use crate::disk::{CONVENTIONAL, PREFERRED, Zone, expect, expect_state, pattern};
-use crate::outcome::{Checked, fail, skip};
+use crate::outcome::{Checked, Stop, fail, skip};
 use crate::request::Request;
 use crate::rig::{DATA_BYTES, Rig};
 
@@ -252,7 +252,11 @@ pub(crate) fn append_too_large(rig: &mut Rig<'_>) -> Checked {
 pub(crate) fn across_zones(rig: &mut Rig<'_>) -> Checked {
     let unit = rig.unit();
     let size = u64::from(rig.config.zoned.zone_sectors.get());
-    let zones = rig.fresh_required(2)?;
+    // Two of them are neighbours, unless too many are read-only or offline.
+    let zones = match rig.fresh_required(8) {
+        Err(Stop::Skip(_)) => rig.fresh_required(2)?,
+        other => other?,
+    };
     let two = zones
         .iter()
         .zip(zones.iter().skip(1))

@@ -1,6 +1,9 @@
 //! A server of ours on a socket of its own, and a run on it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
+pub mod aged;
+pub mod liar;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -55,6 +58,11 @@ impl Rig {
         Self { path, shutdown, thread: Some(thread), _dir: dir }
     }
 
+    /// Connects, with queues and buffers in `memory`.
+    pub fn connect_with(&self, memory: &SharedMemory) -> Result<VhostUser, ClientError> {
+        VhostUser::connect(&self.path, memory.clone(), client::Options::default())
+    }
+
     /// Runs on this server, through a transport that `wrap` makes of the real one.
     pub fn run<T: Transport<Error = ClientError>>(
         &self,
@@ -64,10 +72,7 @@ impl Rig {
         let memory = SharedMemory::new(64 << 20).unwrap();
         let mut outcomes = Vec::new();
         let summary = zvb_conform::run(
-            &mut || {
-                VhostUser::connect(&self.path, memory.clone(), client::Options::default())
-                    .map(&wrap)
-            },
+            &mut || self.connect_with(&memory).map(&wrap),
             &memory,
             options,
             &mut |outcome| outcomes.push(outcome.clone()),
