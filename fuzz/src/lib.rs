@@ -26,8 +26,11 @@ pub mod ring;
 pub mod seeds;
 pub mod vhost_user;
 
+/// Runs one input, and panics when it fails.
+pub type Target = fn(&[u8]);
+
 /// The targets, by name.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("device", device::run),
     ("ring", ring::run),
     ("vhost_user", vhost_user::run),
