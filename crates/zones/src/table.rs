@@ -352,9 +352,12 @@ impl Zones {
     }
 
     fn reset(&mut self, zone: ZoneId) {
+        // A write that failed may have left data in a sequential-preferred zone that is empty: its medium
+        // must hear of the reset.
+        let preferred = self.geometry.zone_type(zone) == ZoneType::SequentialPreferred;
         let state = self.zone_mut(zone);
         state.reserved = 0;
-        if state.written != 0 {
+        if state.written != 0 || preferred {
             state.written = 0;
             self.mark_changed(zone);
         }
