@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, SeekFrom, fallocate, flock, seek};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, fadvise, fallocate, flock, seek};
 use rustix::io::Errno;
 use zvb_ring::Buffers;
 
@@ -120,6 +120,10 @@ impl Medium for FileMedium {
 
     fn sync_words(&self) -> io::Result<()> {
         self.words.sync()
+    }
+
+    fn forget(&self) -> io::Result<()> {
+        Ok(fadvise(&self.file, 0, None, Advice::DontNeed)?)
     }
 
     fn lengthen(&self, bytes: u64) -> io::Result<()> {

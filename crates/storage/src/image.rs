@@ -16,7 +16,7 @@ mod switch;
 pub use check::{CheckOptions, CheckReport, Finding, Problem, Progress, Severity, check, check_on};
 pub use clone::{CloneError, CloneOptions, Cloned};
 pub use create::{CreateError, CreateOptions};
-pub(crate) use format::{Header, State};
+pub(crate) use format::{COPIES, Header, State};
 pub use inspect::{ImageInfo, ImageState, inspect};
 pub use load::{LoadError, ZoneState, ZoneTable, dump, load};
 pub use open::{CommitBy, OpenOptions, Recovery};

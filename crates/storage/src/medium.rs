@@ -46,6 +46,12 @@ pub trait Medium: Send + Sync + fmt::Debug {
         self.sync()
     }
 
+    /// Forgets what is cached and not going to be written: what a sync that failed has lost shows from now
+    /// on. Called before [`map`](Self::map).
+    fn forget(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Makes it at least `bytes` long; what is new reads as zeroes.
     fn lengthen(&self, bytes: u64) -> io::Result<()> {
         if self.size()? < bytes { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }

@@ -8,7 +8,7 @@ use zvb_wire::{Condition, Model, Sector, ZoneType};
 use zvb_zones::{Snapshot, ZoneId};
 
 use crate::engine::{Job, Kind};
-use crate::image::{Header, State};
+use crate::image::{COPIES, Header, State};
 use crate::layout::{Layout, Piece, Place};
 use crate::medium::Medium;
 use crate::slots::{Detached, Slots};
@@ -50,6 +50,15 @@ impl From<CommitError> for Failure {
         match error {
             CommitError::Medium(code) => Self::Medium(io::Error::from_raw_os_error(code)),
             CommitError::Poisoned => Self::Poisoned,
+        }
+    }
+}
+
+impl From<CommitError> for io::Error {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Medium(code) => Self::from_raw_os_error(code),
+            CommitError::Poisoned => io::ErrorKind::ReadOnlyFilesystem.into(),
         }
     }
 }
@@ -214,6 +223,18 @@ impl Store {
             header.state = State::SyncFailed;
             let _ = header.write_both(self.medium.as_ref(), false);
         }
+    }
+
+    /// Writes into the superblock that the image is open for writing, durably. When that fails, what was
+    /// not synced before may be lost, and the superblock says so.
+    pub(crate) fn say_dirty(&self, mut header: Header) -> Result<(), CommitError> {
+        header.state = State::Dirty;
+        for _ in COPIES {
+            header.write_one(self.medium.as_ref()).map_err(|e| CommitError::from(&e))?;
+            *self.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(header.clone());
+            self.sync()?;
+        }
+        Ok(())
     }
 
     /// Writes into the superblock that the image is left in order. For the last time.

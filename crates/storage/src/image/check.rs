@@ -173,6 +173,28 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// A name for programs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NotInOrder(_) => "not-in-order",
+            Self::Superblock => "superblock",
+            Self::Features(_) => "features",
+            Self::ReadOnlyFeatures(_) => "read-only-features",
+            Self::Truncated { .. } => "truncated",
+            Self::TooLong { .. } => "too-long",
+            Self::Record(_) => "record",
+            Self::TornCopy => "torn-copy",
+            Self::DataCutOff => "data-cut-off",
+            Self::TooManyActive { .. } => "too-many-active",
+            Self::States(_) => "states",
+            Self::Remains { .. } => "remains",
+            Self::AboveEnd => "above-end",
+            Self::Unreadable { .. } => "unreadable",
+        }
+    }
+}
+
 fn not_in_order(recovery: Recovery) -> &'static str {
     match recovery {
         Recovery::Clean => "left in order",

@@ -244,17 +244,21 @@ impl Header {
     /// Writes both superblocks, each with a higher sequence number than the one before, and with `sync`
     /// makes each durable before the next: at any moment one of the two is whole.
     pub(crate) fn write_both(&mut self, medium: &dyn Medium, sync: bool) -> io::Result<()> {
-        // Over the older one first.
         for _ in COPIES {
-            self.sequence = self.sequence.saturating_add(1);
-            let [even, odd] = COPIES;
-            let at = if self.sequence.is_multiple_of(2) { even } else { odd };
-            write_bytes(medium, at, &self.to_bytes())?;
+            self.write_one(medium)?;
             if sync {
                 medium.sync()?;
             }
         }
         Ok(())
+    }
+
+    /// Writes the older of the superblocks, with the next sequence number.
+    pub(crate) fn write_one(&mut self, medium: &dyn Medium) -> io::Result<()> {
+        self.sequence = self.sequence.saturating_add(1);
+        let [even, odd] = COPIES;
+        let at = if self.sequence.is_multiple_of(2) { even } else { odd };
+        write_bytes(medium, at, &self.to_bytes())
     }
 
     /// The superblock.

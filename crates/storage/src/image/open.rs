@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use zvb_zones::{Geometry, ZoneId};
 
@@ -79,6 +79,9 @@ impl Image {
         let read_only = options.read_only;
         if header.unknown_ro_compat() != 0 && !read_only {
             return Err(Refusal::ReadOnlyFeatures(header.unknown_ro_compat()));
+        }
+        if header.state == State::SyncFailed {
+            medium.forget().map_err(Refusal::io("read"))?;
         }
         medium.map(header.table_at, header.table_words()).map_err(Refusal::io("map"))?;
         let boot = options.boot.unwrap_or_else(this_boot);
@@ -217,12 +220,9 @@ fn claim(
             store.mark_changed(zone);
         }
     }
-    header.state = State::Dirty;
     header.boot = boot;
-    header.write_both(store.medium.as_ref(), true).map_err(Refusal::io("write to"))?;
-    *store.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(header);
-    let committed = store.commit().map_err(|_| std::io::ErrorKind::Other.into());
-    committed.map_err(Refusal::io("sync"))?;
+    let committed = store.say_dirty(header).and_then(|()| store.commit());
+    committed.map_err(|error| Refusal::io("sync")(error.into()))?;
     if recovery != Recovery::Clean {
         store.clear_tails(entries).map_err(Refusal::io("clear"))?;
     }
