@@ -69,9 +69,11 @@ impl Bytes {
         self.dirty.contains(&sector)
     }
 
-    /// A sync that succeeds.
-    pub(crate) fn sync(&mut self) {
-        for sector in std::mem::take(&mut self.dirty) {
+    /// A sync of these sectors that succeeds.
+    pub(crate) fn sync(&mut self, sectors: Range<u64>) {
+        let mut synced = self.dirty.split_off(&sectors.start);
+        self.dirty.append(&mut synced.split_off(&sectors.end));
+        for sector in synced {
             if let Some(cell) = self.cells.get_mut(&sector) {
                 cell.durable = Arc::clone(&cell.now);
                 cell.later.clear();
@@ -79,10 +81,12 @@ impl Bytes {
         }
     }
 
-    /// A sync that fails: any of what was to be written is, and the host forgets that the rest was not,
-    /// though it goes on to see it.
-    pub(crate) fn sync_fails(&mut self, rng: &mut Rng) {
-        for sector in std::mem::take(&mut self.dirty) {
+    /// A sync of these sectors that fails: any of what was to be written is, and the host forgets that
+    /// the rest was not, though it goes on to see it.
+    pub(crate) fn sync_fails(&mut self, sectors: Range<u64>, rng: &mut Rng) {
+        let mut lost = self.dirty.split_off(&sectors.start);
+        self.dirty.append(&mut lost.split_off(&sectors.end));
+        for sector in lost {
             if let Some(cell) = self.cells.get_mut(&sector) {
                 cell.durable = cell.any(rng);
                 cell.later.clear();

@@ -15,7 +15,8 @@ Plays seeds: a disk and a guest each, and all the ways in which they may end.
   --errors         the medium fails now and then
   --losses N       ways to lose power that are tried at each moment (2)
   --generations N  how often all ends in a seed (3)
-  --mutation NAME  what the medium does wrong: NoSync, NoDataSync, NoRecordSync, EarlyPunch, NoPunch
+  --mutation NAME  what the medium does wrong: NoSync, NoDataSync, NoRecordSync, EarlyPunch, NoPunch,
+                   NoForget
 
 Ends with 1 at the first promise that is broken, and says how to see that again.";
 

@@ -16,6 +16,8 @@ use crate::rng::Rng;
 /// How long every simulated medium is, in bytes. It costs nothing.
 const SIZE: u64 = 1 << 30;
 const SECTOR: u64 = 512;
+/// Where the superblocks end.
+const SUPERBLOCKS: u64 = 8192;
 /// Words of a zone's record, and the first of them that only a commit writes.
 const RECORD_WORDS: usize = 8;
 const FIRST_DURABLE: usize = 2;
@@ -40,12 +42,20 @@ pub enum Mutation {
     EarlyPunch,
     /// What is punched is not zeroed.
     NoPunch,
+    /// After a sync that failed, what it lost is still seen, until the host dies. (For plays with errors.)
+    NoForget,
 }
 
 impl Mutation {
     /// All that are one.
-    pub const ALL: [Self; 5] =
-        [Self::NoSync, Self::NoDataSync, Self::NoRecordSync, Self::EarlyPunch, Self::NoPunch];
+    pub const ALL: [Self; 6] = [
+        Self::NoSync,
+        Self::NoDataSync,
+        Self::NoRecordSync,
+        Self::EarlyPunch,
+        Self::NoPunch,
+        Self::NoForget,
+    ];
 }
 
 /// Errors, in parts of a thousand of the calls.
@@ -229,7 +239,9 @@ impl Platter {
     fn write(&mut self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
         self.observe();
         self.change("a write");
-        let failed = self.fail(self.errors.write, &[EIO, ENOSPC]);
+        // That a sync has failed can be written down: if not, the next process could not know.
+        let often = if at < SUPERBLOCKS && self.sync_failed { 0 } else { self.errors.write };
+        let failed = self.fail(often, &[EIO, ENOSPC]);
         let mut len = self.part(range.end - range.start)?;
         if failed.is_err() {
             // Some of it may have been written.
@@ -256,7 +268,8 @@ impl Platter {
         Ok(len)
     }
 
-    fn sync(&mut self) -> io::Result<()> {
+    /// A sync of these sectors: what else was written stays as uncertain as it was.
+    fn sync(&mut self, sectors: Range<u64>) -> io::Result<()> {
         self.observe();
         self.syncs += 1;
         if self.capture.syncs {
@@ -265,18 +278,18 @@ impl Platter {
         let records = std::mem::take(&mut self.records);
         if let Err(error) = self.fail(self.errors.sync, &[EIO, ENOSPC]) {
             self.sync_failed = true;
-            self.bytes.sync_fails(&mut self.rng);
+            self.bytes.sync_fails(sectors, &mut self.rng);
             return Err(error);
         }
-        let superblock = self.bytes.is_dirty(0) || self.bytes.is_dirty(8);
+        let superblock = [0, 8].into_iter().any(|at| sectors.contains(&at) && self.bytes.is_dirty(at));
         let skipped = match self.mutation {
             Mutation::NoSync => true,
             Mutation::NoDataSync => !records && !superblock,
             Mutation::NoRecordSync => records,
-            Mutation::None | Mutation::EarlyPunch | Mutation::NoPunch => false,
+            Mutation::None | Mutation::EarlyPunch | Mutation::NoPunch | Mutation::NoForget => false,
         };
         if !skipped {
-            self.bytes.sync();
+            self.bytes.sync(sectors);
         }
         if self.capture.syncs {
             self.keep("after a sync");
@@ -343,7 +356,21 @@ impl Medium for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.lock().sync()
+        self.disk.lock().sync(0..SIZE / SECTOR)
+    }
+
+    fn sync_words(&self) -> io::Result<()> {
+        let mut platter = self.disk.lock();
+        let table = platter.bytes.table.clone();
+        platter.sync(table)
+    }
+
+    fn forget(&self) -> io::Result<()> {
+        let mut platter = self.disk.lock();
+        if platter.mutation != Mutation::NoForget {
+            platter.bytes.drop_cache();
+        }
+        Ok(())
     }
 
     fn file(&self) -> Option<MediumFile<'_>> {

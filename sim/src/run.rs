@@ -393,7 +393,9 @@ impl Player {
         if !expected {
             return Err(Violation::Recovery(format!("{:?}", rig.recovery)));
         }
-        let lost = past.power_lost || rig.recovery == Recovery::SyncFailed;
+        // An open that was cut short may have said so in the image, and forgotten what was not durable.
+        let forgotten = past.sync_failed && past.nested > 0;
+        let lost = past.power_lost || forgotten || rig.recovery == Recovery::SyncFailed;
         let view = if lost { View::Host } else { View::Process };
         let mut ledger = ledger.clone();
         let found = rig.look(&ledger)?;
