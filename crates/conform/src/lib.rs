@@ -29,7 +29,6 @@ mod statements;
 
 pub use outcome::{Level, Outcome, Summary, Verdict};
 
-use alloc::format;
 use alloc::string::String;
 
 use zvb_driver::{Dma, Transport};
@@ -140,11 +139,11 @@ fn judge(checked: Checked) -> (Verdict, Next) {
         Err(Stop::Skip(why)) => (Verdict::NotApplicable { why }, Next::GoOn),
         Err(Stop::Fail { expected, got }) => (Verdict::Fail { expected, got }, Next::Recover),
         Err(Stop::Link(got)) => {
-            let expected = format!("a device that goes on");
+            let expected = "a device that goes on".into();
             (Verdict::Fail { expected, got }, Next::Recover)
         }
         Err(Stop::Abort(why)) => {
-            let expected = format!("a device that can be reset");
+            let expected = "a device that can be reset".into();
             (Verdict::Fail { expected, got: why.clone() }, Next::End(why))
         }
     }

@@ -204,7 +204,8 @@ impl Rig<'_> {
         fail(format!("an answer to {what}"), "signals without end, and no answer")
     }
 
-    fn not_notified(&mut self) {
+    /// Remembers that a buffer was used without a notification.
+    pub(crate) fn not_notified(&mut self) {
         if !self.muted {
             let number = if self.negotiated().contains(Features::EVENT_IDX) { 149 } else { 148 };
             let got = format!("none in {} ms, though it was used", self.options.timeout_ms);

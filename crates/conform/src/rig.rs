@@ -12,7 +12,7 @@ use crate::Options;
 use crate::link::Link;
 use crate::outcome::{Checked, Stop, fail, skip};
 use crate::raw::Area;
-use crate::ring::{MAX_QUEUE_SIZE, QUEUE_BYTES, RawQueue};
+use crate::ring::{MAX_QUEUE_SIZE, QUEUE_BYTES, RawQueue, Written};
 
 /// Queues that are ever set up.
 const QUEUES: u16 = 4;
@@ -52,7 +52,7 @@ pub(crate) struct Flight {
     pub(crate) queue: u16,
     pub(crate) head: u16,
     /// The descriptors, where they are, as they were written.
-    pub(crate) descriptors: Vec<(usize, [u8; 16])>,
+    pub(crate) descriptors: Written,
     pub(crate) out_at: usize,
     pub(crate) out: Vec<u8>,
     pub(crate) in_at: usize,

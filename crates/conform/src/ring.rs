@@ -16,6 +16,9 @@ pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
+/// Descriptors as they were written, each with its place in the area.
+pub(crate) type Written = Vec<(usize, [u8; 16])>;
+
 /// One descriptor, before it is told where the next one is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Piece {
@@ -87,11 +90,7 @@ impl RawQueue {
 
     /// Writes a chain of consecutive descriptors: its head, and what was written where. `None` when there
     /// are not enough.
-    pub(crate) fn chain(
-        &mut self,
-        area: &Area,
-        pieces: &[Piece],
-    ) -> Option<(u16, Vec<(usize, [u8; 16])>)> {
+    pub(crate) fn chain(&mut self, area: &Area, pieces: &[Piece]) -> Option<(u16, Written)> {
         let head = self.next;
         let count = u16::try_from(pieces.len()).ok()?;
         let end = head.checked_add(count).filter(|end| *end <= self.size)?;

@@ -140,7 +140,7 @@ fn secure_erase() {
 #[test]
 fn zones_that_gave_up() {
     let faulty = [(3, Condition::ReadOnly), (5, Condition::Offline)];
-    let passed = all_pass(Aged::new(SPEC, false, &faulty));
+    let passed = all_pass(Aged::volume(SPEC, false, &faulty));
     assert_passed(&passed, &HOST_MANAGED);
     assert_passed(&passed, &[48, 49, 61, 62, 92]);
 }
@@ -148,7 +148,7 @@ fn zones_that_gave_up() {
 #[test]
 fn read_only() {
     for model in [Model::HostManaged, Model::HostAware] {
-        let passed = all_pass(Aged::new(GeometrySpec { model, ..SPEC }, true, &[]));
+        let passed = all_pass(Aged::volume(GeometrySpec { model, ..SPEC }, true, &[]));
         assert_passed(&passed, &[1, 12, 25, 40, 68, 74, 75, 76, 77, 78, 79, 135, 144, 146, 147]);
     }
 }

@@ -22,6 +22,16 @@ fn drain(rig: &mut Rig<'_>) {
     }
 }
 
+/// Waits for a signal before the ring is looked at: an answer that is there already must not hide that
+/// there was none.
+fn woken(rig: &mut Rig<'_>) -> Checked {
+    if rig.link.wait(0, rig.options.timeout_ms).is_err() {
+        rig.not_notified();
+        rig.link.status().map_err(Stop::Link)?;
+    }
+    Ok(())
+}
+
 /// Sends a request and waits for its answer without asking for a signal. True: there was one.
 fn signalled(rig: &mut Rig<'_>) -> Checked<bool> {
     drain(rig);
@@ -46,7 +56,11 @@ pub(crate) fn by_flag(rig: &mut Rig<'_>) -> Checked {
     // Means nothing without EVENT_IDX.
     set_event(rig, 0x7fff)?;
     for _ in 0..4 {
-        rig.ask(&name())?;
+        drain(rig);
+        let chain = rig.chain_of(&name());
+        rig.send(0, &chain)?;
+        woken(rig)?;
+        rig.receive(0, "GET_ID")?;
     }
     rig.no_note(148)?;
     set_flags(rig, 1)?;
@@ -82,6 +96,7 @@ pub(crate) fn by_index(rig: &mut Rig<'_>) -> Checked {
             rig.publish(0, head)?;
         }
         rig.link.notify(0).map_err(Stop::Link)?;
+        woken(rig)?;
         for _ in 0..=ahead {
             rig.receive(0, "one of some requests")?;
         }

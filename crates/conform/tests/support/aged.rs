@@ -16,7 +16,7 @@ pub struct Aged {
 
 impl Aged {
     /// Zones `faulty` are in their conditions from the beginning, and at their starts.
-    pub fn new(
+    pub fn volume(
         spec: GeometrySpec,
         read_only: bool,
         faulty: &[(usize, Condition)],
