@@ -63,6 +63,7 @@ fn script(framing: u8) -> Vec<u8> {
         ask(REPORT, 0, START, 8, framing),
         ask(READ, 1, START, 6, framing),
         start(OPEN, 4),
+        start(CLOSE, 4),
         start(CLOSE, 1),
         start(FINISH, 2),
         ask(ZEROES, 1, POINTER, 0, framing),
@@ -137,6 +138,8 @@ fn ring(seeds: &mut Vec<Seed>) {
         // Add, publish, answer, take: the driver's end.
         let round = [0, 1, 2, 16, 1, 9, 80, 120, 0, 0, 1, 160];
         let lies = [0, 1, 1, 4, 4, 80, 120, 0, 0xff, 9, 0, 0, 0, 160];
+        let too_long = [0, 1, 2, 16, 1, 9, 80, 120, 0, 0xe1, 160];
+        add(seeds, "ring", format!("too-long-{options}"), &[&[1, 0, options], &too_long]);
         let rounds = [&round[..], &round, &[246, 255], &round, &lies].concat();
         add(seeds, "ring", format!("driver-{options}"), &[&[1, 0, options], &rounds]);
         // Descriptors, an offer, pop, push, publish: the device's end.
