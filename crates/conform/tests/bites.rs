@@ -103,6 +103,15 @@ fn features_and_configuration() {
                     }
                 }),
             ),
+        ],
+    );
+}
+
+#[test]
+fn characteristics() {
+    bites(
+        SPEC,
+        &[
             (
                 15,
                 config(|at, to| {
@@ -249,6 +258,15 @@ fn reports() {
                     })
                 }),
             ),
+        ],
+    );
+}
+
+#[test]
+fn write_pointers_and_counts() {
+    bites(
+        GeometrySpec { max_open: 2, max_active: 3, ..SPEC },
+        &[
             (
                 79,
                 answer(|e| {
@@ -289,6 +307,15 @@ fn reports() {
                     })
                 }),
             ),
+        ],
+    );
+}
+
+#[test]
+fn conditions() {
+    bites(
+        GeometrySpec { max_open: 2, max_active: 3, ..SPEC },
+        &[
             (
                 85,
                 answer(|e| {
