@@ -27,6 +27,8 @@ pub(super) struct Frontend {
     other: OwnedFd,
     /// What was sent ends inside a message, or the server has gone: it can not be asked anything.
     out_of_step: bool,
+    /// Requests since answers were last taken: a server waits only so long for somebody to take them.
+    unread: u32,
     /// Chains made available in each queue.
     available: [u16; 2],
 }
@@ -49,11 +51,15 @@ impl Frontend {
             full,
             other,
             out_of_step: false,
+            unread: 0,
             available: [0; 2],
         }
     }
 
     pub(super) fn act(&mut self, input: &mut Input<'_>) {
+        if self.unread > 50 {
+            self.synchronise();
+        }
         match input.byte() {
             0..=39 => self.shake_hands(input.byte()),
             40..=79 => self.ready(input.byte()),
@@ -219,6 +225,7 @@ impl Frontend {
 
     fn send(&mut self, code: u32, need_reply: bool, payload: &[u8], files: &[u8]) {
         trace!("{} ({need_reply}), {payload:02x?}, files {files:?}", R(code));
+        self.unread += 1;
         let flags = 1 | u32::from(need_reply) << 3;
         let header = Payload::words(&[code, flags, payload.len() as u32]);
         self.send_bytes(&[&header.0, payload].concat(), files);
@@ -256,6 +263,7 @@ impl Frontend {
             return;
         }
         self.send(R::GET_QUEUE_NUM.0, false, &[], &[]);
+        self.unread = 0;
         while !self.out_of_step {
             let mut header = [0; 12];
             if let Err(error) = self.socket.read_exact(&mut header) {
