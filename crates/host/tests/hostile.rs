@@ -286,6 +286,39 @@ fn a_stopped_queue_goes_on_where_it_was() {
     eventually(|| used_index(&ready.memory, 0) == 7);
 }
 
+/// 141: a queue that is reset does nothing and is signalled for nothing; enabled again it is where, and
+/// as large as, it now says.
+#[test]
+fn a_queue_is_reset_alone_and_comes_back_elsewhere() {
+    let rig = rig();
+    let ready = ready(&rig);
+    (0..3).for_each(|nth| ready.ask(nth));
+    assert_eq!(ready.raw.state(R::SET_VRING_ENABLE, 0, 0), 0);
+    assert_eq!(ready.raw.vring_base(0), 3);
+    ask_id(&ready.memory, 0, 3);
+    kick(&ready.kick);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(used_index(&ready.memory, 0), 3);
+    assert!(rustix::io::read(&ready.call, &mut [0; 8]).is_err(), "signalled");
+    // From the start, in other memory, half as large.
+    let at = 0x7000;
+    let mut address = ready.raw.describe_queue(0);
+    assert_eq!(ready.raw.state(R::SET_VRING_NUM, 0, 8), 0);
+    address.descriptor.set(address.descriptor.get() + at);
+    address.available.set(address.available.get() + at);
+    address.used.set(address.used.get() + at);
+    assert_eq!(ready.raw.request(R::SET_VRING_ADDR, &address, &[]), 0);
+    let call = ready.raw.event(R::SET_VRING_CALL, 0);
+    let kicked = ready.raw.event(R::SET_VRING_KICK, 0);
+    assert_eq!(ready.raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
+    ask_id(&ready.memory, at / 4096, 0);
+    kick(&kicked);
+    wait_for(&call);
+    eventually(|| used_index(&ready.memory, at / 4096) == 1);
+    assert_eq!(status(&ready.memory, at / 4096), OK);
+    assert_eq!(used_index(&ready.memory, 0), 3, "the old place is left alone");
+}
+
 #[test]
 fn memory_comes_and_goes_under_a_running_queue() {
     let rig = rig();
