@@ -235,8 +235,7 @@ impl Ledger {
             return Err(Mismatch { zone: 0, view, what });
         }
         for (i, (zone, found)) in self.zones.iter_mut().zip(found).enumerate() {
-            zone.check(view, found)
-                .map_err(|what| Mismatch { zone: i as u32, view, what })?;
+            zone.check(view, found).map_err(|what| Mismatch { zone: i as u32, view, what })?;
         }
         Ok(())
     }

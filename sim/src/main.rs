@@ -14,6 +14,7 @@ Plays seeds: a disk and a guest each, and all the ways in which they may end.
   --from SEED      the first of them (0)
   --errors         the medium fails now and then
   --losses N       ways to lose power that are tried at each moment (2)
+  --sample N       moments that are looked at, in parts of a hundred (100)
   --generations N  how often all ends in a seed (3)
   --mutation NAME  what the medium does wrong: NoSync, NoDataSync, NoRecordSync, EarlyPunch, NoPunch,
                    NoForget
@@ -56,7 +57,8 @@ fn play(arguments: &Arguments) -> ExitCode {
         let done = i + 1;
         if done == arguments.seeds || done % if terminal { 50 } else { 1000 } == 0 {
             let seconds = begun.elapsed().as_secs_f64();
-            let line = format!("{done} of {} seeds, {seconds:.0} s: {}", arguments.seeds, told(&total));
+            let line =
+                format!("{done} of {} seeds, {seconds:.0} s: {}", arguments.seeds, told(&total));
             // Progress is not worth failing for.
             let mut out = std::io::stderr().lock();
             let _ = if terminal { write!(out, "\r{line}  ") } else { writeln!(out, "{line}") };
@@ -92,6 +94,7 @@ fn arguments(mut from: impl Iterator<Item = String>) -> Result<Option<Arguments>
             "--seeds" => arguments.seeds = number(&value()?)?,
             "--from" => arguments.from = number(&value()?)?,
             "--losses" => arguments.play.losses = number(&value()?)?,
+            "--sample" => arguments.play.sample = number(&value()?)?,
             "--generations" => arguments.play.generations = number(&value()?)?,
             "--mutation" => arguments.play.mutation = mutation(&value()?)?,
             _ => return Err(format!("\"{name}\" is unknown")),

@@ -281,7 +281,8 @@ impl Platter {
             self.bytes.sync_fails(sectors, &mut self.rng);
             return Err(error);
         }
-        let superblock = [0, 8].into_iter().any(|at| sectors.contains(&at) && self.bytes.is_dirty(at));
+        let superblock =
+            [0, 8].into_iter().any(|at| sectors.contains(&at) && self.bytes.is_dirty(at));
         let skipped = match self.mutation {
             Mutation::NoSync => true,
             Mutation::NoDataSync => !records && !superblock,

@@ -26,11 +26,13 @@ pub struct Play {
     pub generations: u32,
     /// For each moment that is looked at: how many ways to lose power then are tried.
     pub losses: u32,
+    /// Moments that are looked at, in parts of a hundred; the last of a generation always is.
+    pub sample: u64,
 }
 
 impl Default for Play {
     fn default() -> Self {
-        Self { mutation: Mutation::None, errors: false, generations: 3, losses: 2 }
+        Self { mutation: Mutation::None, errors: false, generations: 3, losses: 2, sample: 100 }
     }
 }
 
@@ -101,6 +103,8 @@ impl fmt::Display for Failure {
         }
         let errors = if self.play.errors { " --errors" } else { "" };
         write!(f, "again: sim/run --from {} --seeds 1{errors}", self.seed)?;
+        let Play { mutation: _, errors: _, generations, losses, sample } = self.play;
+        write!(f, " --generations {generations} --losses {losses} --sample {sample}")?;
         if self.play.mutation != Mutation::None {
             write!(f, " --mutation {:?}", self.play.mutation)?;
         }
@@ -197,7 +201,9 @@ impl Player {
             // The next machine is another: this one is off.
             drop(rig);
             for moment in &moments {
-                self.inspect(moment)?;
+                if self.play.sample >= 100 || self.rng.chance(self.play.sample) {
+                    self.inspect(moment)?;
+                }
             }
             self.inspect(&last)?;
             let process = self.rng.chance(30);
@@ -257,13 +263,7 @@ impl Player {
         self.keep(rig, guest, corpses, moments);
     }
 
-    fn keep(
-        &self,
-        rig: &Rig,
-        guest: &Guest,
-        corpses: Vec<Corpse>,
-        moments: &mut Vec<Moment>,
-    ) {
+    fn keep(&self, rig: &Rig, guest: &Guest, corpses: Vec<Corpse>, moments: &mut Vec<Moment>) {
         let sync_failed = rig.disk.lock().sync_failed;
         moments.extend(corpses.into_iter().map(|corpse| Moment {
             corpse,
@@ -404,4 +404,3 @@ impl Player {
         Ok((rig, ledger))
     }
 }
-

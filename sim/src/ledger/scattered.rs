@@ -21,9 +21,8 @@ impl Zone {
         for life in 0..=resets.len() {
             let start = life.checked_sub(1).and_then(|i| resets.get(i)).map_or(0, |i| i + 1);
             // A reset that failed or may have is no end.
-            let end = resets.iter().skip(life).find(|i| {
-                self.operations[**i].outcome != Outcome::Unknown
-            });
+            let end =
+                resets.iter().skip(life).find(|i| self.operations[**i].outcome != Outcome::Unknown);
             let end = end.copied().unwrap_or(self.operations.len());
             if start > end || last_must.is_some_and(|must| must >= end) {
                 continue;
@@ -78,9 +77,12 @@ impl Life<'_> {
         }
         for (sector, tag) in (0..).zip(&found.data) {
             let tag = tag.unwrap_or_default();
-            // What a crash left above the end of the data is cleared.
+            // What a crash left above the end of the data is cleared, at least what no failed write left.
             let above = sector >= end && view != View::Live;
-            let right = if above { tag == Tag::ZERO } else { self.allows(view, sector, tag) };
+            let right = match above {
+                true => tag == Tag::ZERO || self.left_by_failure(sector, tag),
+                false => self.allows(view, sector, tag),
+            };
             if !right {
                 return Err(format!("sector {sector} holds {tag:?}, with data up to {end}"));
             }
@@ -115,6 +117,16 @@ impl Life<'_> {
             true => Ok(pointer),
             false => Err(format!("its data ends at {pointer}, and at {least} at least")),
         }
+    }
+
+    /// True when a write that failed may have left `tag` in `sector`.
+    fn left_by_failure(&self, sector: u64, tag: Tag) -> bool {
+        let failed = |o: &Operation| matches!(o.outcome, Outcome::Failed | Outcome::Unknown);
+        let by =
+            |o: &Operation| o.range().is_some_and(|(at, _)| o.tag(sector.wrapping_sub(at)) == tag);
+        let within = |o: &Operation| o.range().is_some_and(|(at, end)| (at..end).contains(&sector));
+        self.base.data[sector as usize] == tag
+            || self.operations.iter().any(|o| failed(o) && within(o) && by(o))
     }
 
     /// True when `sector` may hold `tag`: the last that must be there, or anything later.

@@ -1,0 +1,85 @@
+//! Seeds that must pass, and seeds that must not. `sim/run` plays more of them.
+
+use zvb_sim::{Mutation, Play, Stats, run};
+
+/// A few of the moments at which each may end.
+const QUICK: Play =
+    Play { mutation: Mutation::None, errors: false, generations: 3, losses: 1, sample: 6 };
+
+fn all(seeds: std::ops::Range<u64>, play: &Play) -> Stats {
+    let mut total = Stats::default();
+    for seed in seeds {
+        match run(seed, play) {
+            Ok(stats) => total += stats,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    total
+}
+
+#[test]
+fn what_was_promised_survives() {
+    let total = all(0..200, &QUICK);
+    // Or it would prove nothing.
+    assert!(total.power_losses > 2000 && total.deaths > 500 && total.closes > 50, "{total:?}");
+    assert!(total.done > 4 * total.refused && total.done > 20_000, "{total:?}");
+}
+
+#[test]
+fn what_was_promised_survives_errors_of_the_medium() {
+    let total = all(0..200, &Play { errors: true, ..QUICK });
+    assert!(total.errors > 500 && total.failed_syncs > 20, "{total:?}");
+}
+
+#[test]
+fn every_sync_of_a_few_seeds_is_tried() {
+    let total = all(1000..1010, &Play { sample: 100, losses: 3, ..QUICK });
+    assert!(total.power_losses > 3 * total.syncs, "{total:?}");
+}
+
+#[test]
+fn a_seed_is_the_same_every_time() {
+    for play in [QUICK, Play { errors: true, ..QUICK }] {
+        for seed in 0..5 {
+            let [a, b] = [(); 2].map(|()| run(seed, &play).map_err(|failure| failure.to_string()));
+            assert_eq!(a, b);
+        }
+    }
+}
+
+/// The oracle finds what is wrong with the medium within these seeds.
+fn is_found(mutation: Mutation, errors: bool, seeds: std::ops::Range<u64>) {
+    let play = Play { mutation, errors, sample: 30, ..QUICK };
+    let found = seeds.clone().any(|seed| run(seed, &play).is_err());
+    assert!(found, "{mutation:?} was not found in {seeds:?}");
+}
+
+#[test]
+fn a_disk_that_never_syncs_is_found_out() {
+    is_found(Mutation::NoSync, false, 0..5);
+}
+
+#[test]
+fn records_before_their_data_are_found_out() {
+    is_found(Mutation::NoDataSync, false, 0..10);
+}
+
+#[test]
+fn slots_used_again_before_that_is_durable_are_found_out() {
+    is_found(Mutation::NoRecordSync, false, 0..10);
+}
+
+#[test]
+fn space_given_back_too_early_is_found_out() {
+    is_found(Mutation::EarlyPunch, false, 0..10);
+}
+
+#[test]
+fn slots_that_are_not_cleared_are_found_out() {
+    is_found(Mutation::NoPunch, false, 0..40);
+}
+
+#[test]
+fn what_a_failed_sync_lost_and_is_still_seen_is_found_out() {
+    is_found(Mutation::NoForget, true, 0..400);
+}
