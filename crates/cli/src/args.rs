@@ -1,5 +1,7 @@
 //! What can be typed.
 
+pub(crate) mod image;
+
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
@@ -29,6 +31,20 @@ pub(crate) enum Command {
     Create(CreateArgs),
     /// Tell what an image is, and how its zones are
     Info(InfoArgs),
+    /// Check an image, and with --repair mend it
+    #[command(after_help = image::CHECK_HELP)]
+    Check(image::CheckArgs),
+    /// Make the disk in an image larger
+    Resize(image::ResizeArgs),
+    /// Copy an image
+    #[command(after_help = image::CLONE_HELP)]
+    Clone(image::CloneArgs),
+    /// Write the states of an image's zones, as JSON
+    #[command(after_help = image::DUMP_HELP)]
+    Dump(image::DumpArgs),
+    /// Put the zones of an image into given states
+    #[command(after_help = image::LOAD_HELP)]
+    Load(image::LoadArgs),
     /// Serve a disk over a vhost-user socket, until SIGTERM or SIGINT
     Serve(ServeArgs),
     /// Report zones: a table, and on a terminal a map

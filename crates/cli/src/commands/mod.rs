@@ -5,10 +5,12 @@ mod conform;
 mod create;
 mod data;
 mod demo;
+mod image;
 mod info;
 mod plain;
 mod report;
 mod serve;
+mod states;
 mod zone;
 
 use crate::args::Command;
@@ -19,6 +21,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Create(args) => create::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Check(args) => image::run_check(&args),
+        Command::Resize(args) => image::run_resize(&args),
+        Command::Clone(args) => image::run_clone(&args),
+        Command::Dump(args) => states::run_dump(&args),
+        Command::Load(args) => states::run_load(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Open(args) => zone::run(zone::Action::Open, &args),

@@ -1,0 +1,182 @@
+//! Living with images, as users type it: check, resize, clone, dump, load.
+
+#![expect(clippy::unwrap_used, reason = "a test that can not go on fails")]
+
+#[allow(dead_code, reason = "each test file uses a part")]
+mod support;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use serde_json::{Value, json};
+use support::{Place, bytes};
+
+const SHAPE: [&str; 10] = [
+    "--size",
+    "64M",
+    "--zone-size",
+    "4M",
+    "--zone-capacity",
+    "3M",
+    "--conventional",
+    "1",
+    "--block-size",
+    "4096",
+];
+
+/// An image with data in zones 2 and 3.
+fn used() -> Place {
+    let place = Place::new();
+    place.create("d.zvb", &SHAPE).ok();
+    let server = place.serve(&["d.zvb"]);
+    place.input("append", &["--zone", "2"], &bytes(1, 4 << 20)).ok();
+    place.drive("flush", &[]).ok();
+    drop(server);
+    place
+}
+
+fn damage(place: &Place, at: u64, with: &[u8]) {
+    let file = File::options().write(true).open(place.path("d.zvb")).unwrap();
+    file.write_all_at(with, at).unwrap();
+}
+
+fn kinds(answer: &Value) -> Vec<&str> {
+    answer["findings"].as_array().unwrap().iter().map(|f| f["kind"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn check_finds_repair_mends() {
+    let place = used();
+    place.run(&["check", "d.zvb", "--repair"]).ok();
+    let run = place.run(&["check", "d.zvb", "--deep"]);
+    run.ok();
+    assert!(
+        run.out().starts_with("d.zvb: sound; 16 zones checked, 4 MiB of data read"),
+        "{}",
+        run.out()
+    );
+
+    damage(&place, 4096 + 100, b"torn");
+    damage(&place, 8192 + 64 * 3, &[0xff; 64]);
+    let run = place.run(&["check", "d.zvb"]);
+    assert_eq!(run.code(), 1);
+    assert!(run.err().contains("1 errors, 1 warnings"), "{}", run.err());
+    assert!(run.out().contains("error: zone 3: the record of the zone"), "{}", run.out());
+    let run = place.run(&["check", "d.zvb", "--json"]);
+    assert_eq!(run.code(), 1);
+    let answer: Value = serde_json::from_str(&run.out()).unwrap();
+    // Nobody knows whose the data of zone 3 is any more.
+    assert_eq!(kinds(&answer), ["superblock", "record", "remains"]);
+    assert_eq!((&answer["sound"], &answer["findings"][1]["zone"]), (&json!(false), &json!(3)));
+
+    let answer = place.run(&["check", "d.zvb", "--repair", "--json"]).json();
+    assert_eq!((&answer["sound"], kinds(&answer).len()), (&json!(true), 0));
+    assert_eq!(answer["repairs"].as_array().unwrap().len(), 2, "{answer}");
+    assert!(answer["repairs"][0].as_str().unwrap().starts_with("zone 3: it is offline now"));
+    let answer = place.run(&["info", "d.zvb", "--json"]).json();
+    assert_eq!(answer["zones"][3]["cond"], "offline");
+    assert_eq!(answer["zones"][2]["cond"], "full");
+
+    for name in [".", "none"] {
+        assert_eq!(place.run(&["check", name]).code(), 1);
+    }
+    assert_eq!(place.run(&["check", "d.zvb", "--force", "--repair"]).code(), 2);
+}
+
+#[test]
+fn an_image_that_is_served_is_left_alone() {
+    let place = used();
+    let server = place.serve(&["d.zvb"]);
+    for line in [
+        &["check", "d.zvb"][..],
+        &["check", "d.zvb", "--repair"],
+        &["resize", "d.zvb", "--size", "128M"],
+        &["clone", "d.zvb", "e.zvb"],
+    ] {
+        let run = place.run(line);
+        assert_eq!(run.code(), 1, "{line:?}");
+        assert!(run.err().contains("another process has the image open"), "{}", run.err());
+    }
+    assert!(!place.path("e.zvb").exists());
+    place.run(&["check", "d.zvb", "--force"]).ok();
+    assert_eq!(place.run(&["dump", "d.zvb"]).json()["zones"][2]["cond"], "full");
+    drop(server);
+}
+
+#[test]
+fn resize_adds_zones_that_can_be_used() {
+    let place = used();
+    let answer = place.run(&["resize", "d.zvb", "--size", "1G", "--json"]).json();
+    assert_eq!((&answer["zone_count_before"], &answer["zone_count"]), (&json!(16), &json!(256)));
+    let run = place.run(&["resize", "d.zvb", "--size", "64M"]);
+    assert_eq!(run.code(), 1);
+    assert!(run.err().contains("it can only grow"), "{}", run.err());
+    assert_eq!(place.run(&["resize", "d.zvb", "--size", "1000"]).code(), 2);
+    let server = place.serve(&["d.zvb"]);
+    let data = bytes(7, 1 << 20);
+    place.input("append", &["--zone", "255"], &data).ok();
+    let back = place.drive("read", &["--zone", "255"]);
+    assert!(back.stdout == data);
+    let back = place.drive("read", &["--zone", "2", "--count", "2"]);
+    assert!(back.stdout == bytes(1, 4 << 20), "what was there before");
+    drop(server);
+    place.run(&["check", "d.zvb", "--deep", "--repair"]).ok();
+}
+
+#[test]
+fn a_clone_is_another_disk_with_the_same_data() {
+    let place = used();
+    place.run(&["clone", "d.zvb", "e.zvb"]).ok();
+    let [a, b] = ["d.zvb", "e.zvb"].map(|name| place.run(&["info", name, "--json"]).json());
+    assert_ne!(a["uuid"], b["uuid"]);
+    assert_ne!(a["id"], b["id"]);
+    assert_eq!(a["zones"], b["zones"]);
+    let again = place.run(&["clone", "d.zvb", "e.zvb"]);
+    assert_eq!(again.code(), 1);
+    assert!(again.err().contains("--force"), "{}", again.err());
+    place.run(&["clone", "d.zvb", "e.zvb", "--force", "--same-id"]).ok();
+    let [a, b] = ["d.zvb", "e.zvb"].map(|name| fs::read(place.path(name)).unwrap());
+    assert!(a == b);
+}
+
+#[test]
+fn zones_are_dumped_and_loaded() {
+    let place = used();
+    let dump = place.run(&["dump", "d.zvb"]);
+    fs::write(place.path("t.json"), &dump.stdout).unwrap();
+    let table = dump.json();
+    assert_eq!(table["zones"][2]["written"], 3 << 11);
+    place.create("e.zvb", &SHAPE).ok();
+    place.run(&["load", "e.zvb", "t.json"]).ok();
+    assert_eq!(place.run(&["dump", "e.zvb"]).json()["zones"], table["zones"]);
+
+    let some = json!({ "zones": [
+        { "zone": 5, "cond": "closed", "written": 16 },
+        { "zone": 6, "cond": "full" },
+        { "zone": 7, "cond": "read-only", "written": 8 },
+        { "zone": 8, "cond": "offline" },
+    ]});
+    fs::write(place.path("t.json"), some.to_string()).unwrap();
+    let answer = place.run(&["load", "d.zvb", "t.json", "--json"]).json();
+    assert_eq!(answer["zones_loaded"], 4);
+    let server = place.serve(&["d.zvb"]);
+    let report = place.report();
+    let conditions: Vec<_> =
+        (5..9).map(|zone: usize| report["zones"][zone]["cond"].as_str().unwrap()).collect();
+    assert_eq!(conditions, ["closed", "full", "read-only", "offline"]);
+    assert!(place.drive("read", &["--zone", "5"]).stdout == vec![0; 8192]);
+    assert!(place.drive("read", &["--zone", "2"]).stdout == bytes(1, 4 << 20)[..3 << 20]);
+    drop(server);
+
+    for (text, reason) in [
+        ("{", "no table of zones"),
+        (r#"{"zones": [{"zone": 5, "cond": "shut"}]}"#, "is no condition"),
+        (r#"{"zones": [{"zone": 16, "cond": "empty"}]}"#, "there is no zone 16"),
+        (r#"{"zones": [{"zone": 5, "cond": "closed", "written": 9}]}"#, "zone 5: 9 sectors"),
+    ] {
+        fs::write(place.path("t.json"), text).unwrap();
+        let run = place.run(&["load", "d.zvb", "t.json"]);
+        assert_eq!(run.code(), 1, "{text}");
+        assert!(run.err().contains(reason), "{}", run.err());
+    }
+}
