@@ -1,6 +1,7 @@
 //! A device at the other end of a socket.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use zvb_driver::{Checks, Disk, Error, Info, Options, RequestError, ZonedInfo};
@@ -47,7 +48,10 @@ impl Device {
         let path = args.socket_path.clone();
         let timeout_ms = (args.timeout > 0).then(|| args.timeout.saturating_mul(1000));
         let memory = SharedMemory::new(how.memory).context("cannot make memory to share")?;
-        let transport = VhostUser::connect(&path, memory.clone(), client::Options::default())
+        // A server that is busy with another frontend is silent too.
+        let reply_timeout = timeout_ms.map_or(Duration::MAX, |ms| Duration::from_millis(ms.into()));
+        let options = client::Options { reply_timeout, ..client::Options::default() };
+        let transport = VhostUser::connect(&path, memory.clone(), options)
             .map_err(|error| explain_connect(error, &path))?;
         let options = Options {
             queues: how.queues,

@@ -63,8 +63,9 @@ pub(super) fn summary(shape: &Shape) -> String {
     };
     let count = ZonedJson::of(spec).zone_count;
     let mut text = format!(
-        "{size}, {}, {count} zones of {}",
+        "{size}, {}, {count} {} of {}",
         model_name(spec.model),
+        if count == 1 { "zone" } else { "zones" },
         Size::of(spec.zone_size)
     );
     if spec.zone_capacity != spec.zone_size {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, bail};
 use serde::Serialize;
 use zvb_driver::ZonedInfo;
-use zvb_wire::{Condition, SECTOR_BYTES, Sector};
+use zvb_wire::{Condition, Model, SECTOR_BYTES, Sector};
 
 use crate::args::{AppendArgs, FirstArgs, OutputArgs, ReadArgs, WriteArgs};
 use crate::device::Device;
@@ -29,6 +29,11 @@ pub(super) fn append(args: &AppendArgs) -> anyhow::Result<()> {
     if zoned.max_append == Sector::ZERO {
         bail!(
             "the disk takes no appends; use `zvb write --zone N`, which writes at the write pointer"
+        );
+    }
+    if zoned.model == Model::HostAware {
+        bail!(
+            "appends are for sequential-write-required zones, and a host-aware disk has none; use `zvb write --zone N`, which writes at the write pointer"
         );
     }
     target::at_zone_start(args.first, &zoned)?;

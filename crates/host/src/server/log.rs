@@ -51,20 +51,28 @@ pub struct RateLimited {
 struct Bucket {
     left: u32,
     refilled: Instant,
-    left_out: u64,
+    left_out: Option<LeftOut>,
+}
+
+/// Lines that did not go out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct LeftOut {
+    lines: u64,
+    /// Of the weightiest: who does not hear of that level need not hear that there were more.
+    level: Level,
 }
 
 impl RateLimited {
     /// Passes lines on to `log`.
     pub fn new(log: Arc<dyn Log>) -> Self {
-        let state = Bucket { left: BURST, refilled: Instant::now(), left_out: 0 };
+        let state = Bucket { left: BURST, refilled: Instant::now(), left_out: None };
         Self { log, state: Mutex::new(state) }
     }
 }
 
 impl Bucket {
-    /// Whether a line may go out at `now`, and how many did not since the last that did.
-    fn take(&mut self, now: Instant) -> Option<u64> {
+    /// Whether a line of `level` may go out at `now`, and what did not since the last that did.
+    fn take(&mut self, level: Level, now: Instant) -> Option<Option<LeftOut>> {
         let periods = now.saturating_duration_since(self.refilled).as_nanos() / PER_LINE.as_nanos();
         if periods > 0 {
             let more = u32::try_from(periods).unwrap_or(BURST);
@@ -74,10 +82,14 @@ impl Bucket {
         match self.left.checked_sub(1) {
             Some(left) => {
                 self.left = left;
-                Some(std::mem::take(&mut self.left_out))
+                Some(self.left_out.take())
             }
             None => {
-                self.left_out = self.left_out.saturating_add(1);
+                let before = self.left_out.unwrap_or(LeftOut { lines: 0, level });
+                self.left_out = Some(LeftOut {
+                    lines: before.lines.saturating_add(1),
+                    level: before.level.max(level),
+                });
                 None
             }
         }
@@ -86,10 +98,11 @@ impl Bucket {
 
 impl Log for RateLimited {
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {
-        let may = self.state.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        let may =
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).take(level, Instant::now());
         if let Some(left_out) = may {
-            if left_out > 0 {
-                self.log.log(Level::Warn, format_args!("{left_out} lines were left out"));
+            if let Some(LeftOut { lines, level }) = left_out {
+                self.log.log(level, format_args!("lines left out here: {lines}"));
             }
             self.log.log(level, line);
         }
@@ -145,13 +158,32 @@ mod tests {
     #[test]
     fn a_burst_is_cut_and_counted_and_time_makes_room() {
         let start = Instant::now();
-        let mut bucket = Bucket { left: BURST, refilled: start, left_out: 0 };
-        let passed = (0..1000).filter(|_| bucket.take(start).is_some()).count();
+        let mut bucket = Bucket { left: BURST, refilled: start, left_out: None };
+        let mut take = |now| {
+            bucket.take(Level::Warn, now).map(|left_out| left_out.map_or(0, |left| left.lines))
+        };
+        let passed = (0..1000).filter(|_| take(start).is_some()).count();
         assert_eq!(passed, BURST as usize);
-        assert_eq!(bucket.take(start + PER_LINE), Some(1000 - u64::from(BURST)));
-        assert_eq!(bucket.take(start + PER_LINE), None);
-        assert_eq!(bucket.take(start + PER_LINE * 2), Some(1));
+        assert_eq!(take(start + PER_LINE), Some(1000 - u64::from(BURST)));
+        assert_eq!(take(start + PER_LINE), None);
+        assert_eq!(take(start + PER_LINE * 2), Some(1));
         let later = start + Duration::from_secs(86_400 * 365);
-        assert_eq!((0..1000).filter(|_| bucket.take(later).is_some()).count(), BURST as usize);
+        assert_eq!((0..1000).filter(|_| take(later).is_some()).count(), BURST as usize);
+    }
+
+    #[test]
+    fn lines_that_nobody_would_see_are_not_missed_aloud() {
+        let start = Instant::now();
+        let mut bucket = Bucket { left: 0, refilled: start, left_out: None };
+        assert_eq!(bucket.take(Level::Debug, start), None);
+        assert_eq!(bucket.take(Level::Debug, start), None);
+        let quiet = LeftOut { lines: 2, level: Level::Debug };
+        assert_eq!(bucket.take(Level::Debug, start + PER_LINE), Some(Some(quiet)));
+
+        assert_eq!(bucket.take(Level::Error, start + PER_LINE), None);
+        assert_eq!(bucket.take(Level::Debug, start + PER_LINE), None);
+        let loud = LeftOut { lines: 2, level: Level::Error };
+        assert_eq!(bucket.take(Level::Debug, start + PER_LINE * 2), Some(Some(loud)));
+        assert_eq!(bucket.take(Level::Debug, start + PER_LINE * 3), Some(None));
     }
 }

@@ -31,7 +31,7 @@ pub enum BindError {
         path: PathBuf,
     },
     /// Something else is there.
-    #[error("{} is there already and is no socket but {kind:?}: it is left alone", .path.display())]
+    #[error("{} is there already, {}: it is left alone", .path.display(), kind_of(*.kind))]
     NotASocket {
         /// What was to be a socket.
         path: PathBuf,
@@ -58,6 +58,19 @@ pub enum BindError {
         #[source]
         source: io::Error,
     },
+}
+
+/// What is in a socket's place, in words.
+fn kind_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a pipe",
+        FileType::BlockDevice => "a block device",
+        FileType::CharacterDevice => "a character device",
+        _ => "no socket",
+    }
 }
 
 /// Where connections come from.
