@@ -257,6 +257,190 @@ fn a_broken_ring_is_retired_and_the_other_queue_unharmed() {
     assert_eq!(raw.vring_base(1), 2);
 }
 
+/// Writes `bytes` at `at` of the page of queue 0.
+fn put(memory: &OwnedFd, at: u64, bytes: &[u8]) {
+    rustix::io::pwrite(memory, bytes, at).unwrap();
+}
+
+/// A descriptor at `at` of the page of queue 0: flags 1 go on at `next`, 2 are writable, 4 a table.
+fn descriptor(memory: &OwnedFd, at: u64, (address, len): (u64, u32), flags: u16, next: u16) {
+    let mut bytes = address.to_le_bytes().to_vec();
+    bytes.extend(len.to_le_bytes());
+    bytes.extend(flags.to_le_bytes());
+    bytes.extend(next.to_le_bytes());
+    put(memory, at, &bytes);
+}
+
+/// Queue 0 kicked after `break_it` on a request that was whole, and what is then expected of the rest.
+fn breaks(what: &str, break_it: impl FnOnce(&OwnedFd)) {
+    let rig = rig();
+    let ready = ready(&rig);
+    let Ready { raw, memory, .. } = &ready;
+    let broken = raw.event(R::SET_VRING_ERR, 0);
+    raw.describe_queue(1);
+    let call = raw.event(R::SET_VRING_CALL, 1);
+    let kick_1 = raw.event(R::SET_VRING_KICK, 1);
+    assert_eq!(raw.state(R::SET_VRING_ENABLE, 1, 1), 0);
+    ask_id(memory, 0, 0);
+    break_it(memory);
+    kick(&ready.kick);
+    wait_for(&broken);
+    let line = rig.log.wait_for("queue 0 is retired");
+    assert_eq!((status(memory, 0), used_index(memory, 0)), (UNTOUCHED, 0), "{what}: {line}");
+    for nth in 0..3 {
+        ask_id(memory, 1, nth);
+        kick(&kick_1);
+        wait_for(&call);
+        assert_eq!(status(memory, 1), OK, "{what}: {line}");
+    }
+    drop(ready);
+    goes_on(&rig);
+}
+
+#[test]
+fn each_way_to_break_a_ring_retires_it_alone() {
+    let page = |at: u64| GUEST + at;
+    breaks("a loop", |memory| {
+        descriptor(memory, 0, (page(0x700), 16), 1, 1);
+        descriptor(memory, 16, (page(0x800), 1), 1, 0);
+    });
+    breaks("a loop in a table", |memory| {
+        descriptor(memory, 0, (page(0x900), 32), 4, 0);
+        descriptor(memory, 0x900, (page(0x700), 16), 1, 1);
+        descriptor(memory, 0x910, (page(0x700), 0), 1, 0);
+    });
+    breaks("a table in a table", |memory| {
+        descriptor(memory, 0, (page(0x900), 16), 4, 0);
+        descriptor(memory, 0x900, (page(0x900), 16), 4, 0);
+    });
+    breaks("a chain longer than any queue", |memory| {
+        let entries = 40_000;
+        descriptor(memory, 0, (page(0x4000), entries * 16), 4, 0);
+        for i in 0..entries {
+            let at = 0x4000 + u64::from(i) * 16;
+            descriptor(memory, at, (page(0x700), 0), 1, i as u16 + 1);
+        }
+    });
+    breaks("next outside the table", |memory| descriptor(memory, 0, (page(0x700), 16), 1, 16));
+    breaks("a head that is not there", |memory| put(memory, 0x204, &16u16.to_le_bytes()));
+    breaks("the index jumps", |memory| put(memory, 0x202, &17u16.to_le_bytes()));
+    breaks("the index goes back", |memory| put(memory, 0x202, &u16::MAX.to_le_bytes()));
+    let end = GUEST + (1 << 20);
+    for (address, len) in [(0, 16), (end, 1), (end - 1, 2), (u64::MAX - 7, 16), (GUEST, u32::MAX)] {
+        breaks("an address outside memory", |memory| {
+            descriptor(memory, 0, (address, len), 1, 1);
+        });
+        breaks("a table outside memory", |memory| {
+            descriptor(memory, 0, (address, len & !15 | 16), 4, 0);
+        });
+    }
+}
+
+/// 136: and a reset makes all of it good.
+#[test]
+fn a_broken_ring_is_seen_in_the_status_until_a_reset() {
+    let rig = rig();
+    let raw = Raw::negotiated(&rig.path, true);
+    let memory = raw.add_memory(1 << 20);
+    for nth in 0..2 {
+        raw.accept_features();
+        put(&memory, 0, &[0; 4096]);
+        raw.describe_queue(0);
+        let broken = raw.event(R::SET_VRING_ERR, 0);
+        let call = raw.event(R::SET_VRING_CALL, 0);
+        let kicks = raw.event(R::SET_VRING_KICK, 0);
+        assert_eq!(raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
+        assert_eq!(raw.status(11), 0);
+        assert_eq!(raw.status(15), 0);
+        ask_id(&memory, 0, 0);
+        kick(&kicks);
+        wait_for(&call);
+        assert_eq!((status(&memory, 0), raw.ask(R::GET_STATUS)), (OK, 15), "session {nth}");
+        put(&memory, 0x202, &1000u16.to_le_bytes());
+        kick(&kicks);
+        wait_for(&broken);
+        eventually(|| raw.ask(R::GET_STATUS) == 15 | 64);
+        assert_eq!(raw.status(0), 0);
+        assert_eq!(raw.ask(R::GET_STATUS), 0);
+    }
+}
+
+#[test]
+fn rings_that_overlap_harm_nobody_else() {
+    // Descriptors, available ring and used ring of queue 0; the last lie in queue 1's.
+    for [descriptors, available, used] in
+        [[0, 0x200, 0x200], [0, 0, 0], [0, 0x200, 0], [0x200, 0x200, 0x204], [0, 0x200, 0x700]]
+    {
+        let rig = rig();
+        let raw = Raw::negotiated(&rig.path, false);
+        raw.accept_features();
+        let memory = raw.add_memory(1 << 20);
+        let mut address = raw.describe_queue(0);
+        address.descriptor.set(USER + descriptors);
+        address.available.set(USER + available);
+        address.used.set(USER + used);
+        assert_eq!(raw.request(R::SET_VRING_ADDR, &address, &[]), 0);
+        raw.describe_queue(1);
+        let kicks = [raw.event(R::SET_VRING_KICK, 0), raw.event(R::SET_VRING_KICK, 1)];
+        let call = raw.event(R::SET_VRING_CALL, 1);
+        ask_id(&memory, 0, 0);
+        // Refused or not: it is the guest's own memory that it spoils.
+        raw.state(R::SET_VRING_ENABLE, 0, 1);
+        assert_eq!(raw.state(R::SET_VRING_ENABLE, 1, 1), 0);
+        for nth in 0..20 {
+            ask_id(&memory, 0, nth);
+            ask_id(&memory, 1, nth);
+            kicks.iter().for_each(kick);
+            wait_for(&call);
+            assert_eq!(status(&memory, 1), OK);
+        }
+        drop(raw);
+        goes_on(&rig);
+    }
+}
+
+/// Descriptors, indices, headers and data change under the device's eyes.
+#[test]
+fn memory_that_changes_during_requests_harms_nobody_else() {
+    let rig = rig();
+    for seed in 0..20_u64 {
+        let ready = ready(&rig);
+        let Ready { raw, memory, .. } = &ready;
+        raw.describe_queue(1);
+        let call = raw.event(R::SET_VRING_CALL, 1);
+        let kick_1 = raw.event(R::SET_VRING_KICK, 1);
+        assert_eq!(raw.state(R::SET_VRING_ENABLE, 1, 1), 0);
+        let end = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (end, ready) = (&end, &ready);
+            scope.spawn(move || {
+                let mut random = seed;
+                for nth in (0..u16::MAX).cycle() {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let (place, value) = (random >> 33, random.to_le_bytes());
+                    ask_id(&ready.memory, 0, nth);
+                    kick(&ready.kick);
+                    // Anywhere in the two descriptors, the header or the available ring.
+                    let start = [0, 16, 0x700, 0x202][place as usize % 4];
+                    put(&ready.memory, start + place / 4 % 16, &value[..1 + place as usize % 3]);
+                    if end.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            for nth in 0..20 {
+                ask_id(memory, 1, nth);
+                kick(&kick_1);
+                wait_for(&call);
+                eventually(|| used_index(memory, 1) == nth + 1);
+            }
+            end.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        drop(ready);
+        goes_on(&rig);
+    }
+}
+
 #[test]
 fn a_stopped_queue_goes_on_where_it_was() {
     let rig = rig();
