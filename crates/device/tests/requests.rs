@@ -1,12 +1,17 @@
 //! Every request and every status, from a guest that writes its ring by hand. Numbers are those of
 //! docs/conformance.md.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
+use std::sync::{Arc, Mutex};
+
 use support::*;
+use zvb_device::{Device, DeviceOptions, GuestFault, Observer};
 use zvb_wire::zerocopy::IntoBytes;
 use zvb_wire::zerocopy::little_endian::{U32, U64};
-use zvb_wire::{Condition, DiscardSegment, Features, Model, RequestType, Status};
+use zvb_wire::{Condition, DiscardSegment, Features, Model, RequestType, Sector, Status};
+use zvb_zones::Snapshot;
 
 fn host_managed() -> Guest {
     Guest::new(&session(&TestVolume::zoned(small(Model::HostManaged, 2, 3))), 0)
@@ -275,6 +280,67 @@ fn discards_where_they_are_offered() {
     assert_eq!(g.simple(RequestType::ZONE_RESET_ALL, 0), Status::UNSUPP);
 }
 
+/// Keeps what the guest did wrong.
+#[derive(Default)]
+struct Faults(Mutex<Vec<GuestFault>>);
+
+impl Observer for Faults {
+    fn guest_fault(&self, _: u16, fault: &GuestFault) {
+        self.0.lock().unwrap().push(*fault);
+    }
+    fn queue_retired(&self, _: u16, _: &zvb_ring::RingError) {}
+    fn medium_fault(&self, _: u16, _: RequestType, _: Sector, _: &zvb_storage::Failure) {}
+}
+
+#[test]
+fn ranges_are_as_long_as_the_configuration_says_and_no_longer() {
+    let faults = Arc::new(Faults::default());
+    let observer = Arc::<Faults>::clone(&faults);
+    let options = DeviceOptions { secure_erase: true, observer, ..Default::default() };
+    let device = Device::new(TestVolume::plain(64), options).unwrap();
+    let session = device.session();
+    session.accept(device.features()).unwrap();
+    let config = session.config();
+    let mut g = Guest::new(&session, 0);
+    for (request, most) in [
+        (RequestType::DISCARD, config.max_discard_sectors.get()),
+        (RequestType::WRITE_ZEROES, config.max_write_zeroes_sectors.get()),
+        (RequestType::SECURE_ERASE, config.max_secure_erase_sectors.get()),
+    ] {
+        let (at, sectors) = (Sector(0), most + 1);
+        let expected =
+            [GuestFault::RangeLength { request, sectors }, GuestFault::PastEnd { request, at }];
+        for (sectors, fault) in [sectors, most].into_iter().zip(expected) {
+            assert_eq!(ranges(&mut g, request, &[range(0, sectors, 0)]), Status::IOERR);
+            assert_eq!(std::mem::take(&mut *faults.0.lock().unwrap()), [fault]);
+        }
+    }
+}
+
+/// Host-aware zones that gave up are not discarded either (61, 62).
+#[test]
+fn zones_that_gave_up_are_not_discarded() {
+    let written = Snapshot::new(Condition::Closed, Sector(8));
+    let mut states = vec![written; 6];
+    states[0] = Snapshot::CONVENTIONAL;
+    states[2] = Snapshot::new(Condition::ReadOnly, Sector(8));
+    states[4] = Snapshot::new(Condition::Offline, Sector(0));
+    let volume = TestVolume::recovered(small(Model::HostAware, 0, 0), states);
+    let mut g = Guest::new(&session(&volume), 0);
+    let discard = RequestType::DISCARD;
+    for (at, sectors, expected) in [
+        (0, 64, Status::OK),
+        (56, 16, Status::ZONE_INVALID_CMD),
+        (64, 8, Status::ZONE_INVALID_CMD),
+        (96, 32, Status::OK),
+        (96, 64, Status::ZONE_INVALID_CMD),
+        (159, 8, Status::ZONE_INVALID_CMD),
+        (160, 16, Status::OK),
+    ] {
+        assert_eq!(ranges(&mut g, discard, &[range(at, sectors, 0)]), expected, "{at}");
+    }
+}
+
 #[test]
 fn a_read_only_disk_changes_nothing() {
     // 25
@@ -347,6 +413,9 @@ fn the_cache_mode_decides_what_is_durable() {
     assert!(session.write_config(72, &[1; 24]).is_err());
     assert!(session.write_config(32, &[2]).is_err());
     assert!(session.write_config(u32::MAX, &[2, 2]).is_err());
+    // Without CONFIG_WCE the mode is not the driver's to choose.
+    let fixed = session_with(&volume, 1, ALL - Features::CONFIG_WCE);
+    assert!(fixed.write_config(32, &[1 - fixed.config().writeback]).is_err());
     // 3: CONFIG_WCE without FLUSH begins with writethrough.
     let session = session_with(&volume, 1, ALL - Features::FLUSH);
     assert_eq!(session.config().writeback, 0);
