@@ -105,6 +105,15 @@ fn odd_zones() {
 }
 
 #[test]
+fn a_single_zone() {
+    for (zones, conventional) in [(1, 0), (2, 1)] {
+        let capacity = Sector(zones * 1024);
+        let passed = all_pass(zoned(GeometrySpec { capacity, conventional, ..SPEC }));
+        assert_passed(&passed, &[10, 12, 53, 59]);
+    }
+}
+
+#[test]
 fn sectors_as_granules_and_no_appends() {
     let spec = GeometrySpec { write_granularity: 512, max_append: Sector(0), ..SPEC };
     let passed = all_pass(zoned(spec));

@@ -170,6 +170,15 @@ impl Committer {
         }
     }
 
+    /// Slots were let go: if nothing else comes, their space is given back after a while.
+    pub(crate) fn let_go(&self) {
+        if let Self::Thread(thread) | Self::Volatile(thread) = self {
+            // Between the thread's look and its sleep there is nobody to be woken: it holds the lock there.
+            drop(lock(&thread.shared.asked));
+            thread.shared.wake.notify_one();
+        }
+    }
+
     /// Asks for a free slot. True when trying again may help now; else `mailbox` hears when.
     pub(crate) fn starved(&self, store: &Store, mailbox: &Arc<Mailbox>) -> bool {
         match self {
@@ -211,7 +220,7 @@ impl Thread {
 impl Shared {
     fn run(&self, store: &Store) {
         while let Some(Work { flushes, starved, commit, clear }) = self.wait(store) {
-            if !commit && !starved.is_empty() {
+            if !commit && (clear || !starved.is_empty()) {
                 // A failure has poisoned the store: those that wait find out when they try again.
                 let _ = store.commit_resets();
             }
@@ -252,7 +261,9 @@ impl Shared {
             let patience = match () {
                 () if store.is_poisoned() => None,
                 () if store.slots.any_released() => Some((RECLAIM_EVERY, false)),
-                () if store.slots.any_warm() => Some((KEEP_WARM, true)),
+                () if store.slots.any_warm() || store.slots.any_detached() => {
+                    Some((KEEP_WARM, true))
+                }
                 () => None,
             };
             if let Some((patience, clear)) = patience {

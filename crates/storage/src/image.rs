@@ -87,7 +87,9 @@ impl Volume for Image {
     }
 
     fn record(&self, zone: ZoneId, state: Snapshot) {
-        self.served.store.record(zone, state);
+        if self.served.store.record(zone, state) {
+            self.served.committer.let_go();
+        }
     }
 
     fn has_failed(&self) -> bool {

@@ -158,7 +158,9 @@ impl Volume for Memory {
     }
 
     fn record(&self, zone: ZoneId, state: Snapshot) {
-        self.served.store.record(zone, state);
+        if self.served.store.record(zone, state) {
+            self.served.committer.let_go();
+        }
     }
 
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError> {

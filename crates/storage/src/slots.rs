@@ -98,15 +98,18 @@ impl Slots {
     }
 
     /// Takes its slot from `zone`, which no write is under way to.
-    pub(crate) fn detach(&self, zone: ZoneId) {
-        let Some(of) = self.of.get(zone.0 as usize) else { return };
+    /// True when it is the first since a commit took those let go before.
+    pub(crate) fn detach(&self, zone: ZoneId) -> bool {
+        let Some(of) = self.of.get(zone.0 as usize) else { return false };
         let slot = of.swap(NONE, Ordering::SeqCst);
         if slot == NONE {
-            return;
+            return false;
         }
         // Whoever reads the epoch that this leaves behind finds the zone without the slot.
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst);
-        lock(&self.shared).detached.push(Detached { slot, zone, epoch });
+        let detached = &mut lock(&self.shared).detached;
+        detached.push(Detached { slot, zone, epoch });
+        detached.len() == 1
     }
 
     /// The slots let go so far, for a commit. Taken before the commit looks at the zones: what is in here

@@ -108,10 +108,13 @@ impl Store {
         Record::of(self.medium.words(), zone)
     }
 
-    /// See [`Volume::record`](crate::Volume::record).
-    pub(crate) fn record(&self, zone: ZoneId, state: Snapshot) {
+    /// See [`Volume::record`](crate::Volume::record). True when the committer is to hear that there is
+    /// space to be given back.
+    pub(crate) fn record(&self, zone: ZoneId, state: Snapshot) -> bool {
         debug_assert!(!self.shape.read_only, "recorded in a volume that can not change");
-        let Some(record) = self.zone_record(zone).filter(|_| !self.shape.read_only) else { return };
+        let Some(record) = self.zone_record(zone).filter(|_| !self.shape.read_only) else {
+            return false;
+        };
         let _moment = self.moment();
         let written = state.written() != Sector::ZERO;
         let slot = if written { self.slots.of(zone) } else { None };
@@ -120,9 +123,7 @@ impl Store {
         record.set_latest(Entry { state, slot }.pack());
         self.mark_changed(zone);
         // After the record: a commit that finds the slot let go commits that too.
-        if reset {
-            self.slots.detach(zone);
-        }
+        reset && self.slots.detach(zone)
     }
 
     /// Keeps states from being recorded while a commit takes all of them.

@@ -6,8 +6,8 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Disk, Rng, Worker, every_disk, geometry, pattern};
-use zvb_storage::{Failure, Op};
+use support::{Disk, Rng, Worker, create_options, every_disk, geometry, pattern};
+use zvb_storage::{CreateOptions, Failure, Image, Op, OpenOptions, Volume};
 use zvb_wire::{Condition, Model, Sector, ZoneType};
 use zvb_zones::{Snapshot, ZoneId};
 
@@ -284,4 +284,32 @@ fn space_of_a_reset_zone_is_given_back_after_a_flush() {
         }
         assert!(used() + sectors.0 * 512 <= full + 65536, "{} of {full}", used());
     });
+}
+
+#[test]
+fn space_of_a_reset_zone_is_given_back_in_time_without_a_flush() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("disk.zvb");
+    for model in [Model::HostManaged, Model::HostAware] {
+        let options = CreateOptions { force: true, ..create_options(model) };
+        Image::create(&path, &options).unwrap();
+        let image = Arc::new(Image::open(&path, &OpenOptions::default()).unwrap());
+        let geometry = image.shape().geometry.unwrap();
+        let mut worker = Worker::new(Arc::clone(&image) as _, 4);
+        let zone = ZoneId(4);
+        let sectors = geometry.capacity(zone);
+        let data = pattern(1, sectors.0 as usize * 512);
+        worker.write(geometry.start(zone).0, &data, &mut Rng::new(1)).unwrap();
+        image.record(zone, Snapshot::new(Condition::Full, sectors));
+        worker.one(0, Op::Flush).unwrap();
+        let used = || std::fs::metadata(&path).unwrap().blocks() * 512;
+        let full = used();
+        image.record(zone, Snapshot::EMPTY);
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while used() + sectors.0 * 512 > full + 65536 {
+            assert!(std::time::Instant::now() < patience, "{} of {full}", used());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
 }

@@ -183,6 +183,11 @@ impl Server {
         panic!("the server does not end");
     }
 
+    /// Of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it where it stands.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
