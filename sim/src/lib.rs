@@ -6,7 +6,7 @@
 //!   they were stored to. It can fail, and it can be told to do wrong.
 //! - [`volume`] does what engines are asked for in any order; [`machine`] is the device and the way to it.
 //! - [`ledger`] is the oracle. It knows what was asked and answered, and what an image promises.
-//! - [`run`] plays a seed: a guest works, all ends, and what is left is looked at, again and again.
+//! - [`run()`](run()) plays a seed: a guest works, all ends, and what is left is looked at, again and again.
 #![deny(unsafe_code)]
 
 pub mod bytes;

@@ -1,4 +1,5 @@
 //! The command as users run it: its arguments, its answers, its effects, its errors.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
