@@ -6,10 +6,10 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use zvb_storage::EngineKind;
 
 use crate::shape::ShapeArgs;
 use crate::size::{Count, Size};
+use crate::source::SourceArgs;
 
 /// Zoned virtio-blk, end to end: make a zoned disk, serve it over vhost-user, drive it.
 #[derive(Parser, Debug)]
@@ -207,17 +207,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) queues: NonZeroU16,
 
-    /// Nothing may change, also not the image
-    #[arg(long)]
-    pub(crate) read_only: bool,
-
-    /// How an image is read and written: auto, sync or uring
-    #[arg(long, value_name = "ENGINE", default_value = "auto")]
-    pub(crate) engine: EngineKind,
-
-    /// Go around the host's page cache (O_DIRECT)
-    #[arg(long)]
-    pub(crate) direct: bool,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
 
     /// Offer SECURE_ERASE: zones are reset and ranges overwritten; what the host's medium keeps is its own
     #[arg(long)]
@@ -234,10 +225,6 @@ pub(crate) struct ServeArgs {
     /// Print the back end's capabilities, as QEMU's conventions want them, and exit
     #[arg(long)]
     pub(crate) print_capabilities: bool,
-
-    /// How a disk in memory (mem:SIZE) is divided; an image has that from `zvb create`
-    #[command(flatten)]
-    pub(crate) shape: ShapeArgs,
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,

@@ -14,6 +14,7 @@ mod random;
 mod report;
 mod shape;
 mod size;
+mod source;
 mod target;
 mod terminal;
 mod transfer;

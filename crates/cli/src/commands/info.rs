@@ -7,12 +7,12 @@ use zvb_wire::{Condition, Sector, ZoneType};
 use zvb_zones::{Geometry, Snapshot, ZoneId};
 
 use crate::args::InfoArgs;
-use crate::commands::serve::recovered;
 use crate::output;
 use crate::report::json::{DiskJson, ZoneJson, ZonedJson};
 use crate::report::map::Map;
 use crate::report::{Zone, condition_name, counts, counts_line, model_name};
 use crate::size::Size;
+use crate::source::recovered;
 use crate::terminal::{self, Paint};
 
 pub(super) fn run(args: &InfoArgs) -> Result<()> {

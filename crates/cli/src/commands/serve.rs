@@ -5,24 +5,17 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde_json::json;
 use zvb_device::{Device, DeviceOptions};
 use zvb_host::sandbox::{self, Needs};
 use zvb_host::server::{BindError, Level, Log, LogObserver, Server, ServerOptions, Shutdown};
-use zvb_storage::{Image, Memory, OpenOptions, Recovery, Volume};
 
 use crate::args::ServeArgs;
 use crate::attach::Attach;
 use crate::output::{self, Usage};
-use crate::size::Size;
-
-/// What to serve.
-enum Source {
-    Image(PathBuf),
-    Memory(Size),
-}
+use crate::source::Source;
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     if args.print_capabilities {
@@ -35,7 +28,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // The socket comes first: when another server is there, the image is not touched.
     let options = ServerOptions { log: Arc::clone(&log) };
     let (server, socket) = bind(args, options)?;
-    let volume = open(args, &source, &log)?;
+    let volume = source.open(&args.source, &log)?;
     let options = DeviceOptions {
         queues: args.queues.get(),
         secure_erase: args.secure_erase,
@@ -71,33 +64,10 @@ fn confine(socket: Option<&Path>, log: &Arc<dyn Log>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn source(args: &ServeArgs) -> anyhow::Result<Source> {
-    if let Some(file) = &args.blk_file {
-        no_geometry(args)?;
-        return Ok(Source::Image(file.clone()));
-    }
-    let disk = args.disk.as_deref().unwrap_or_default();
-    let Some(size) = disk.strip_prefix("mem:") else {
-        no_geometry(args)?;
-        return Ok(Source::Image(disk.into()));
-    };
-    if args.read_only {
-        return Err(
-            Usage("a disk in memory is made empty: --read-only makes no sense".into()).into()
-        );
-    }
-    match size.parse() {
-        Ok(size) => Ok(Source::Memory(size)),
-        Err(error) => Err(Usage(format!("{disk}: {error}; use mem:SIZE, like mem:1G")).into()),
-    }
-}
-
-fn no_geometry(args: &ServeArgs) -> Result<(), Usage> {
-    match args.shape.given() {
-        Some(option) => Err(Usage(format!(
-            "{option} is for mem:SIZE; an image has its geometry from `zvb create`"
-        ))),
-        None => Ok(()),
+fn source(args: &ServeArgs) -> Result<Source, Usage> {
+    match &args.blk_file {
+        Some(file) => Source::path(file.clone(), &args.source),
+        None => Source::parse(args.disk.as_deref().unwrap_or_default(), &args.source),
     }
 }
 
@@ -125,45 +95,6 @@ fn bind(args: &ServeArgs, options: ServerOptions) -> anyhow::Result<(Server, Opt
 fn inherited(fd: i32) -> rustix::io::Result<OwnedFd> {
     let myself = pidfd_open(getpid(), PidfdFlags::empty())?;
     pidfd_getfd(myself, fd, PidfdGetfdFlags::empty())
-}
-
-fn open(args: &ServeArgs, source: &Source, log: &Arc<dyn Log>) -> anyhow::Result<Arc<dyn Volume>> {
-    let path = match source {
-        Source::Memory(size) => {
-            let shape = args.shape.shape(*size)?;
-            let memory = Memory::new(shape.capacity, shape.block_size, shape.zones);
-            return Ok(Arc::new(memory.context("cannot make a disk in memory")?));
-        }
-        Source::Image(path) => path,
-    };
-    let options = OpenOptions {
-        read_only: args.read_only,
-        engine: args.engine,
-        direct: args.direct,
-        ..Default::default()
-    };
-    let image = Image::open(path, &options)?;
-    match image.recovery() {
-        Recovery::Clean => {}
-        other => log.log(Level::Info, format_args!("{}: {}", path.display(), recovered(&other))),
-    }
-    if image.shape().read_only && !args.read_only {
-        bail!("{} can only be served with --read-only", path.display());
-    }
-    Ok(Arc::new(image))
-}
-
-/// How an image was left, for the log and for `zvb info`.
-pub(super) fn recovered(recovery: &Recovery) -> &'static str {
-    match recovery {
-        Recovery::Clean => "was left in order",
-        Recovery::ProcessDied => "its last server died; everything that it acknowledged is there",
-        Recovery::HostDied => "the host went down under its last server; what was flushed is there",
-        Recovery::SyncFailed => {
-            "the host's disk failed under its last server; what was flushed before is there"
-        }
-        _ => "was not left in order",
-    }
 }
 
 /// Says that the device is there, and how to get at it. The server goes on when nobody listens.

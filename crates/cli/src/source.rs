@@ -1,0 +1,113 @@
+//! What a disk is made of, and how it is opened: the same for all that serve or attach one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use zvb_host::server::{Level, Log};
+use zvb_storage::{EngineKind, Image, Memory, OpenOptions, Recovery, Volume};
+
+use crate::output::Usage;
+use crate::shape::ShapeArgs;
+use crate::size::Size;
+
+/// How a disk is opened.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SourceArgs {
+    /// Nothing may change, also not the image
+    #[arg(long)]
+    pub(crate) read_only: bool,
+
+    /// How an image is read and written: auto, sync or uring
+    #[arg(long, value_name = "ENGINE", default_value = "auto")]
+    pub(crate) engine: EngineKind,
+
+    /// Go around the host's page cache (O_DIRECT)
+    #[arg(long)]
+    pub(crate) direct: bool,
+
+    /// How a disk in memory (mem:SIZE) is divided; an image has that from `zvb create`
+    #[command(flatten)]
+    pub(crate) shape: ShapeArgs,
+}
+
+/// What a disk is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Source {
+    /// An image file.
+    Image(PathBuf),
+    /// Memory, gone with the process.
+    Memory(Size),
+}
+
+impl Source {
+    /// What `disk`, as it was typed, stands for: the path of an image, or mem:SIZE.
+    pub(crate) fn parse(disk: &str, args: &SourceArgs) -> Result<Self, Usage> {
+        let Some(size) = disk.strip_prefix("mem:") else { return Self::path(disk.into(), args) };
+        if args.read_only {
+            return Err(Usage("a disk in memory is made empty: --read-only makes no sense".into()));
+        }
+        match size.parse() {
+            Ok(size) => Ok(Self::Memory(size)),
+            Err(error) => Err(Usage(format!("{disk}: {error}; use mem:SIZE, like mem:1G"))),
+        }
+    }
+
+    /// What lies at `path`.
+    pub(crate) fn path(path: PathBuf, args: &SourceArgs) -> Result<Self, Usage> {
+        match args.shape.given() {
+            Some(option) => Err(Usage(format!(
+                "{option} is for mem:SIZE; an image has its geometry from `zvb create`"
+            ))),
+            None => Ok(Self::Image(path)),
+        }
+    }
+
+    /// Opens it; `log` is told how it was left.
+    pub(crate) fn open(
+        &self,
+        args: &SourceArgs,
+        log: &Arc<dyn Log>,
+    ) -> anyhow::Result<Arc<dyn Volume>> {
+        match self {
+            Self::Memory(size) => {
+                let shape = args.shape.shape(*size)?;
+                let memory = Memory::new(shape.capacity, shape.block_size, shape.zones);
+                Ok(Arc::new(memory.context("cannot make a disk in memory")?))
+            }
+            Self::Image(path) => Ok(Arc::new(open_image(path, args, log)?)),
+        }
+    }
+}
+
+fn open_image(path: &Path, args: &SourceArgs, log: &Arc<dyn Log>) -> anyhow::Result<Image> {
+    let options = OpenOptions {
+        read_only: args.read_only,
+        engine: args.engine,
+        direct: args.direct,
+        ..Default::default()
+    };
+    let image = Image::open(path, &options)?;
+    match image.recovery() {
+        Recovery::Clean => {}
+        other => log.log(Level::Info, format_args!("{}: {}", path.display(), recovered(&other))),
+    }
+    if image.shape().read_only && !args.read_only {
+        bail!("{} can only be served with --read-only", path.display());
+    }
+    Ok(image)
+}
+
+/// How an image was left, for the log and for `zvb info`.
+pub(crate) fn recovered(recovery: &Recovery) -> &'static str {
+    match recovery {
+        Recovery::Clean => "was left in order",
+        Recovery::ProcessDied => "its last server died; everything that it acknowledged is there",
+        Recovery::HostDied => "the host went down under its last server; what was flushed is there",
+        Recovery::SyncFailed => {
+            "the host's disk failed under its last server; what was flushed before is there"
+        }
+        _ => "was not left in order",
+    }
+}
