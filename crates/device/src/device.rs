@@ -25,8 +25,19 @@ pub struct DeviceOptions {
     /// the host's own medium keeps an older copy is beyond any device on top of it, so it is off unless
     /// asked for.
     pub secure_erase: bool,
+    /// What the transport is, beside what the device is.
+    pub transport: TransportFeatures,
     /// Who is told what goes wrong.
     pub observer: Arc<dyn Observer>,
+}
+
+/// Feature bits that depend on how the device meets its driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TransportFeatures {
+    /// Offered beside the device's own, like ACCESS_PLATFORM where addresses are translated.
+    pub offered: Features,
+    /// Not offered though the device could: the transport has no way to carry them.
+    pub withheld: Features,
 }
 
 impl Default for DeviceOptions {
@@ -36,6 +47,7 @@ impl Default for DeviceOptions {
             max_queue_size: 1024,
             seg_max: 126,
             secure_erase: false,
+            transport: TransportFeatures::default(),
             observer: Arc::new(Silent),
         }
     }
@@ -172,7 +184,7 @@ fn offered_features(shape: &Shape, options: &DeviceOptions) -> Features {
     let host_managed = shape.geometry.is_some_and(|g| g.spec().model == Model::HostManaged);
     features.set(Features::DISCARD, shape.can_discard && !host_managed);
     features.set(Features::SECURE_ERASE, options.secure_erase);
-    features
+    features.difference(options.transport.withheld) | options.transport.offered
 }
 
 fn config_space(shape: &Shape, options: &DeviceOptions) -> Config {

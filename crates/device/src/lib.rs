@@ -18,7 +18,7 @@ mod session;
 mod slot;
 mod table;
 
-pub use device::{Device, DeviceError, DeviceOptions};
+pub use device::{Device, DeviceError, DeviceOptions, TransportFeatures};
 pub use lane::{Lane, LaneError, Turn};
 pub use observer::{GuestFault, Observer, Silent};
 pub use session::{ConfigError, FeatureRefusal, Session, Wake};

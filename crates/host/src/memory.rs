@@ -11,11 +11,15 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, SealFlags, Stat, fcntl_add_seals, fcntl_get_seals, fstat};
 
+use zvb_ring::GuestMemory;
+
 use crate::sys::GuardedMapping;
+use crate::worker::Space;
 
 /// The most regions at a time.
 pub const MAX_REGIONS: usize = 512;
@@ -289,6 +293,16 @@ fn page_bytes(stat: &Stat) -> u64 {
     if fits { block.max(small) } else { small }
 }
 
+impl Space for Memory {
+    fn view(self: Arc<Self>) -> Rc<dyn GuestMemory> {
+        Rc::new(MemoryView::new(self))
+    }
+
+    fn is_lost(&self) -> bool {
+        self.is_lost()
+    }
+}
+
 /// [`Memory`] for the queues of one thread: it remembers the region that was hit last.
 #[derive(Debug)]
 pub struct MemoryView {
@@ -322,11 +336,9 @@ impl MemoryView {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
-
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
     use rustix::io::{Errno, pread, pwrite};
-    use zvb_ring::{Buffers, GuestMemory};
+    use zvb_ring::Buffers;
 
     use super::*;
 

@@ -5,9 +5,7 @@
 //! is told things through an inbox and a bell.
 
 use std::io;
-use std::net::Shutdown as Direction;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -18,9 +16,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use zvb_device::{Lane, LaneError, Session, Wake};
-use zvb_ring::{DeviceQueue, QueueConfig, SetupError};
+use zvb_ring::{DeviceQueue, GuestMemory, QueueConfig, SetupError};
 
-use crate::memory::{Memory, MemoryView};
 use crate::server::event::{Bell, PeerEvent};
 use crate::server::log::{Level, Log};
 
@@ -30,27 +27,51 @@ const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
 /// How long a worker that was told to stop may be silent before it is taken to hang in a signal.
 const STOP_PATIENCE: Duration = Duration::from_millis(250);
 
+/// A driver's memory, whoever shares it.
+pub(crate) trait Space: Send + Sync {
+    /// The memory, for the queue of the calling thread.
+    fn view(self: Arc<Self>) -> Rc<dyn GuestMemory>;
+
+    /// True when part of it turned out to be gone: nobody sees what is written there.
+    fn is_lost(&self) -> bool;
+}
+
+/// How a driver is told that chains were answered.
+pub(crate) trait Call: Send + Sync {
+    /// Tells it.
+    fn signal(&self) -> io::Result<()>;
+
+    /// Frees a thread that hangs in [`signal`](Self::signal), where one can.
+    fn unwedge(&self) {}
+}
+
+/// The session that a queue belongs to.
+pub(crate) trait Cut: Send + Sync {
+    /// It can not go on, and ends.
+    fn cut(&self);
+}
+
 /// What a worker works on.
 pub(crate) struct Job {
     /// The queue.
     pub(crate) index: u16,
     pub(crate) guest: Arc<Session>,
-    pub(crate) memory: Arc<Memory>,
+    pub(crate) memory: Arc<dyn Space>,
     /// `next_used` is found in memory.
     pub(crate) queue: QueueConfig,
     /// Readable when there are new chains; `None`: look often.
     pub(crate) kick: Option<Arc<PeerEvent>>,
     pub(crate) signals: Signals,
     pub(crate) log: Arc<dyn Log>,
-    /// The connection, to be cut when the frontend takes its memory away.
-    pub(crate) connection: Arc<UnixStream>,
+    /// To be cut when the driver's memory is taken away.
+    pub(crate) session: Arc<dyn Cut>,
 }
 
 /// What a worker signals.
 #[derive(Clone, Default)]
 pub(crate) struct Signals {
     /// When chains were answered; `None`: the driver looks by itself.
-    pub(crate) call: Option<Arc<PeerEvent>>,
+    pub(crate) call: Option<Arc<dyn Call>>,
     /// When the queue is broken.
     pub(crate) error: Option<Arc<PeerEvent>>,
 }
@@ -175,8 +196,11 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {
                     // I/O takes as long as it takes; a hostile frontend must not make it longer.
                     let present = self.inbox.lock().present.clone();
-                    for event in [present.call, present.error].into_iter().flatten() {
-                        event.unwedge();
+                    if let Some(call) = present.call {
+                        call.unwedge();
+                    }
+                    if let Some(error) = present.error {
+                        error.unwedge();
                     }
                 }
             }
@@ -209,7 +233,7 @@ fn run(
     started: &SyncSender<Result<(), StartError>>,
     at_end: &SyncSender<Stopped>,
 ) {
-    let _cut = CutOnPanic(Arc::clone(&job.connection));
+    let _cut = CutOnPanic(Arc::clone(&job.session));
     // Each is received: `start` and `wait` do not return without.
     let lane = match make_lane(&job, &bell) {
         Ok(lane) => lane,
@@ -219,7 +243,7 @@ fn run(
         }
     };
     let _ = started.send(Ok(()));
-    let Job { index, memory, kick, signals, log, connection, .. } = job;
+    let Job { index, memory, kick, signals, log, session, .. } = job;
     let looks = kick.is_none();
     let runner = Runner {
         lane,
@@ -229,7 +253,7 @@ fn run(
         looks,
         signals,
         log,
-        connection,
+        session,
         inbox,
         bell,
         stopping: false,
@@ -242,19 +266,18 @@ fn run(
 
 /// Ends the session of a worker that dies, which is a fault of this program: its driver would wait for
 /// ever.
-struct CutOnPanic(Arc<UnixStream>);
+struct CutOnPanic(Arc<dyn Cut>);
 
 impl Drop for CutOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            // Fails when the connection has ended already.
-            let _ = self.0.shutdown(Direction::Both);
+            self.0.cut();
         }
     }
 }
 
 fn make_lane(job: &Job, bell: &Arc<Bell>) -> Result<Lane, StartError> {
-    let view = Rc::new(MemoryView::new(Arc::clone(&job.memory)));
+    let view = Arc::clone(&job.memory).view();
     let next_used = DeviceQueue::used_index(&*view, job.queue.used).ok_or(StartError::UsedRing)?;
     let queue = DeviceQueue::new(view, QueueConfig { next_used, ..job.queue })?;
     let wake: Arc<dyn Wake> = Arc::<Bell>::clone(bell);
@@ -264,13 +287,13 @@ fn make_lane(job: &Job, bell: &Arc<Bell>) -> Result<Lane, StartError> {
 struct Runner {
     lane: Lane,
     index: u16,
-    memory: Arc<Memory>,
+    memory: Arc<dyn Space>,
     kick: Option<Arc<PeerEvent>>,
     /// There never was a kick.
     looks: bool,
     signals: Signals,
     log: Arc<dyn Log>,
-    connection: Arc<UnixStream>,
+    session: Arc<dyn Cut>,
     inbox: Arc<Inbox>,
     bell: Arc<Bell>,
     stopping: bool,
@@ -330,7 +353,7 @@ impl Runner {
         }
     }
 
-    /// A frontend that cut its memory short can not be served: what is in flight goes on with memory
+    /// A driver whose memory was cut short can not be served: what is in flight goes on with memory
     /// that nobody sees, and the session ends.
     fn notice_lost_memory(&mut self) {
         if self.lost || !self.memory.is_lost() {
@@ -340,10 +363,9 @@ impl Runner {
         let index = self.index;
         self.log.log(
             Level::Warn,
-            format_args!("queue {index}: the frontend cut its memory short: the session ends"),
+            format_args!("queue {index}: the other side cut its memory short: the session ends"),
         );
-        // Fails when the connection has ended already.
-        let _ = self.connection.shutdown(Direction::Both);
+        self.session.cut();
     }
 
     fn notice_broken_ring(&mut self) {

@@ -7,6 +7,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, read, write};
 
+use crate::worker::Call;
+
 /// The count at which an eventfd takes no more.
 const SATURATED: u64 = u64::MAX - 1;
 
@@ -45,7 +47,7 @@ impl zvb_device::Wake for Bell {
 }
 
 /// An eventfd that the frontend made. The frontend has it too and may do anything with it: take what it
-/// counts, make it block, let it overflow. Nothing here waits for it, but a [`signal`](Self::signal) to
+/// counts, make it block, let it overflow. Nothing here waits for it, but a [`signal`](Call::signal) to
 /// one that blocks and was made to overflow; [`unwedge`](Self::unwedge) frees that. (To set O_NONBLOCK
 /// would be felt by the frontend, which may well wait in a read, and could undo it.)
 #[derive(Debug)]
@@ -74,18 +76,6 @@ impl PeerEvent {
         Ok(Self(fd))
     }
 
-    /// Makes it readable.
-    pub(crate) fn signal(&self) -> io::Result<()> {
-        loop {
-            match write(&self.0, &1u64.to_le_bytes()) {
-                // Saturated: it is readable.
-                Ok(_) | Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-
     /// Takes what it counts, and never waits: whatever else the descriptor is, or is made to do.
     pub(crate) fn drain(&self) -> io::Result<()> {
         self.take().map(|_| ())
@@ -101,9 +91,23 @@ impl PeerEvent {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+impl Call for PeerEvent {
+    /// Makes it readable.
+    fn signal(&self) -> io::Result<()> {
+        loop {
+            match write(&self.0, &1u64.to_le_bytes()) {
+                // Saturated: it is readable.
+                Ok(_) | Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 
     /// Frees a thread that hangs in [`signal`](Self::signal), if one does; takes no signal away.
-    pub(crate) fn unwedge(&self) {
+    fn unwedge(&self) {
         if let Ok(count) = self.take()
             && count > 0
             && count < SATURATED

@@ -1,5 +1,6 @@
 //! What a frontend has said about one queue, and the worker that runs it.
 
+use std::net::Shutdown as Direction;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::event::PeerEvent;
 use super::log::Log;
 use crate::memory::Memory;
 use crate::vhost_user::VringAddress;
-use crate::worker::{Job, Signals, StartError, Stopped, Worker};
+use crate::worker::{Call, Cut, Job, Signals, StartError, Stopped, Worker};
 
 /// What says that a queue has new chains.
 #[derive(Clone, Default)]
@@ -60,6 +61,13 @@ pub enum RingFault {
     /// Its worker died: a fault of this program.
     #[error("the queue's thread failed")]
     Died,
+}
+
+impl Cut for UnixStream {
+    fn cut(&self) {
+        // Fails when the connection has ended already.
+        let _ = self.shutdown(Direction::Both);
+    }
 }
 
 /// Everything about a session that a starting queue needs.
@@ -132,7 +140,7 @@ impl Ring {
     }
 
     pub(crate) fn set_call(&mut self, call: Option<Arc<PeerEvent>>) {
-        self.signals.call = call;
+        self.signals.call = call.map(|call| call as Arc<dyn Call>);
         self.tell_signals();
     }
 
@@ -196,12 +204,12 @@ impl Ring {
         self.worker = Some(Worker::start(Job {
             index: self.index,
             guest: Arc::clone(around.guest),
-            memory: Arc::clone(around.memory),
+            memory: Arc::<Memory>::clone(around.memory),
             queue,
             kick,
             signals: self.signals.clone(),
             log: Arc::clone(around.log),
-            connection: Arc::clone(around.connection),
+            session: Arc::<UnixStream>::clone(around.connection),
         })?);
         Ok(())
     }
