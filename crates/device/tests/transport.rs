@@ -1,7 +1,6 @@
 //! What a transport adds to the features of a device, and what it can not carry.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[allow(dead_code, reason = "shared by all tests of this crate")]
 mod support;
 
 use support::*;
