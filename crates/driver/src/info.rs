@@ -74,6 +74,9 @@ pub(crate) const SUPPORTED: Features = Features::SIZE_MAX
     .union(Features::VERSION_1)
     .union(Features::ACCESS_PLATFORM);
 
+/// Features that are accepted where the transport does them.
+pub(crate) const TRANSPORTS: Features = Features::NOTIF_CONFIG_DATA.union(Features::RING_RESET);
+
 /// The most data segments that the driver makes of a buffer, whatever the device would take. A buffer is
 /// contiguous, so this matters only where SIZE_MAX is small.
 const SEGMENTS_MAX: u32 = 32;

@@ -10,12 +10,17 @@
 extern crate alloc;
 
 mod blocking;
+pub mod bus;
 mod check;
 mod disk;
 mod dma;
 mod error;
 mod info;
 mod map;
+#[cfg(feature = "mmio")]
+pub mod mmio;
+#[cfg(feature = "pci")]
+pub mod pci;
 mod probe;
 mod request;
 mod ring;

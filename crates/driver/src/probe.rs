@@ -3,7 +3,7 @@
 use zvb_wire::{Config, DeviceStatus, Features, Model};
 
 use crate::error::ProbeError;
-use crate::info::{HostAware, Options, SUPPORTED};
+use crate::info::{HostAware, Options, SUPPORTED, TRANSPORTS};
 use crate::transport::Transport;
 
 /// How often the configuration is read again because it changed under the reader.
@@ -56,7 +56,8 @@ pub(crate) fn negotiate<T: Transport>(
         true => Some(read_model(transport)?),
         false => None,
     };
-    let accepted = choose(offered, before, options)?;
+    let known = SUPPORTED | (transport.transport_features() & TRANSPORTS);
+    let accepted = choose(offered, known, before, options)?;
     transport.set_driver_features(accepted).map_err(ProbeError::Transport)?;
     status |= DeviceStatus::FEATURES_OK;
     transport.set_status(status).map_err(ProbeError::Transport)?;
@@ -75,16 +76,17 @@ pub(crate) fn negotiate<T: Transport>(
     }
 }
 
-/// What to accept of `offered` from a device of zone model `model`.
+/// What to accept of `offered` and `known` from a device of zone model `model`.
 fn choose<E: core::error::Error>(
     offered: Features,
+    known: Features,
     model: Option<u8>,
     options: &Options,
 ) -> Result<Features, ProbeError<E>> {
     if !offered.contains(Features::VERSION_1) {
         return Err(ProbeError::Legacy);
     }
-    let mut wanted = (SUPPORTED & options.features) | Features::VERSION_1;
+    let mut wanted = (known & options.features) | Features::VERSION_1;
     if let Some(value) = model {
         match Model::try_from(value).map_err(|_| ProbeError::UnknownModel(value))? {
             Model::HostManaged if !wanted.contains(Features::ZONED) => {

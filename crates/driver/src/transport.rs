@@ -34,6 +34,12 @@ pub trait Transport {
     /// Sets the device status field. A transport without one keeps what was set and answers with it.
     fn set_status(&mut self, status: DeviceStatus) -> Result<(), Self::Error>;
 
+    /// Features that are the transport's affair, and that it does: NOTIF_CONFIG_DATA, RING_RESET. Others
+    /// are not looked at.
+    fn transport_features(&self) -> Features {
+        Features::empty()
+    }
+
     /// What the device offers.
     fn device_features(&mut self) -> Result<Features, Self::Error>;
 
@@ -61,6 +67,13 @@ pub trait Transport {
     /// Tells the device where queue `index` is, and enables it.
     fn set_up_queue(&mut self, index: u16, layout: &QueueLayout) -> Result<(), Self::Error>;
 
+    /// Takes queue `index` away from the device, which touches nothing of it when this returns, so that it
+    /// can be set up again (RING_RESET, virtio 2.6.1). False: not done, for that was not negotiated.
+    fn reset_queue(&mut self, index: u16) -> Result<bool, Self::Error> {
+        let _ = index;
+        Ok(false)
+    }
+
     /// Tells the device that queue `index` has new buffers. Cheap: the one call of the data path.
     fn notify(&self, index: u16) -> Result<(), Self::Error>;
 
@@ -84,6 +97,10 @@ impl<T: Transport + ?Sized> Transport for &mut T {
 
     fn set_status(&mut self, status: DeviceStatus) -> Result<(), Self::Error> {
         (**self).set_status(status)
+    }
+
+    fn transport_features(&self) -> Features {
+        (**self).transport_features()
     }
 
     fn device_features(&mut self) -> Result<Features, Self::Error> {
@@ -120,6 +137,10 @@ impl<T: Transport + ?Sized> Transport for &mut T {
 
     fn set_up_queue(&mut self, index: u16, layout: &QueueLayout) -> Result<(), Self::Error> {
         (**self).set_up_queue(index, layout)
+    }
+
+    fn reset_queue(&mut self, index: u16) -> Result<bool, Self::Error> {
+        (**self).reset_queue(index)
     }
 
     fn notify(&self, index: u16) -> Result<(), Self::Error> {
