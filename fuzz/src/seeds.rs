@@ -165,6 +165,13 @@ fn vhost_user(seeds: &mut Vec<Seed>) {
         let message = [110, code, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 246];
         add(seeds, "vhost_user", format!("message-{code}"), &[&ready, &message, &ask(2, 1)]);
     }
+    // Told through a socket, a pipe, what is neither, and the connection itself; and of a broken ring.
+    let status = [0, 7, 40, 0];
+    for (what, how) in [("socket", 8), ("pipe", 9), ("other", 0xf7), ("itself", 0xf6)] {
+        let told = [&[110, 21, how, 246][..], &[248; 20], &[220, 2, 2, 2, 99, 9, 236, 2]].concat();
+        let name = format!("told-{what}");
+        add(seeds, "vhost_user", name, &[&status, &told, &ask(2, 0), &[249, 246]]);
+    }
     add(seeds, "vhost_user", "memory-cut-short", &[&ready, &[215, 8], &ask(2, 0), &ask(2, 1)]);
     add(seeds, "vhost_user", "memory-gone", &[&ready, &[110, 38, 8, 0, 246], &ask(2, 0)]);
     add(seeds, "vhost_user", "stop", &[&ready, &[110, 11, 0, 0, 0, 246, 40, 2], &ask(2, 3)]);
@@ -181,6 +188,8 @@ fn images(seeds: &mut Vec<Seed>) {
         // What differs from one boot of the host to the next has no place here.
         for copy in [0, 4096] {
             whole[copy + 176..copy + 192].fill(0);
+            // The checksum covers it; the target makes it right.
+            whole[copy + 508..copy + 512].fill(0);
         }
         let used = whole.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
         add(seeds, "image", format!("{name}-whole"), &[&[0, 1, 0], &whole[..used]]);

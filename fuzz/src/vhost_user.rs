@@ -52,7 +52,7 @@ pub fn run(data: &[u8]) {
     let options = DeviceOptions { queues: 2, max_queue_size: 64, ..DeviceOptions::default() };
     let device = Device::new(disk as Arc<dyn Volume>, options).expect("a disk of ours");
     serve(&device, |socket| {
-        let mut frontend = Frontend::new(socket);
+        let mut frontend = Frontend::new(Arc::clone(&device), socket);
         for _ in 0..ACTIONS {
             if input.is_empty() {
                 break;

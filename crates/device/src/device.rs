@@ -7,6 +7,7 @@ use zvb_wire::zerocopy::little_endian::{U16, U32, U64};
 use zvb_wire::{Config, Features, Model, SECTOR_BYTES, Topology, ZonedCharacteristics};
 use zvb_zones::RestoreError;
 
+use crate::listener::{ConfigListener, Listeners, weak};
 use crate::observer::{Observer, Silent};
 use crate::session::Session;
 use crate::table::Table;
@@ -96,6 +97,7 @@ pub struct Device {
     pub(crate) options: DeviceOptions,
     offered: Features,
     config: Config,
+    listeners: Listeners,
 }
 
 impl std::fmt::Debug for Device {
@@ -127,7 +129,8 @@ impl Device {
         };
         let offered = offered_features(volume.shape(), &options);
         let config = config_space(volume.shape(), &options);
-        Ok(Arc::new(Self { volume, table, options, offered, config }))
+        let listeners = Listeners::default();
+        Ok(Arc::new(Self { volume, table, options, offered, config, listeners }))
     }
 
     /// What is offered to a guest.
@@ -153,6 +156,19 @@ impl Device {
     /// A new guest. The session before it must have no lane left.
     pub fn session(self: &Arc<Self>) -> Arc<Session> {
         Session::new(Arc::clone(self))
+    }
+
+    /// From now on, and for as long as it lives, `listener` is told when the configuration space changes.
+    /// A transport that attaches the device to a driver listens, and notifies the driver.
+    pub fn listen<L: ConfigListener + 'static>(&self, listener: &Arc<L>) {
+        self.listeners.add(weak(listener));
+    }
+
+    /// Tells whoever listens that the configuration space has changed, or what it stands for: a driver
+    /// that is notified looks at the capacity again, and at its zones if it is thorough. May be called
+    /// from any thread, and waits for nobody; where no driver is attached nothing happens.
+    pub fn announce_config_change(&self) {
+        self.listeners.tell();
     }
 
     /// The configuration space with every offered field filled (a driver may read all of them before

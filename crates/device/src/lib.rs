@@ -12,6 +12,7 @@
 
 mod device;
 mod lane;
+mod listener;
 mod observer;
 mod request;
 mod session;
@@ -20,5 +21,6 @@ mod table;
 
 pub use device::{Device, DeviceError, DeviceOptions, TransportFeatures};
 pub use lane::{Lane, LaneError, Turn};
+pub use listener::ConfigListener;
 pub use observer::{GuestFault, Observer, Silent};
 pub use session::{ConfigError, FeatureRefusal, Session, Wake};

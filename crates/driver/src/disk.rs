@@ -29,6 +29,8 @@ use crate::zone::Zone;
 pub struct Disk<T: Transport, D: Dma> {
     transport: T,
     info: Info,
+    /// Of the configuration that `info` was made of.
+    generation: u32,
     zones: ZoneMap,
     checks: Checks,
     queues: Vec<QueueState<D>>,
@@ -47,9 +49,9 @@ impl<T: Transport, D: Dma> Disk<T, D> {
     ) -> Result<Self, ProbeError<T::Error>> {
         let mut queues = Vec::new();
         let started = start(&mut transport, &dma, options, &mut queues);
-        let info = started.inspect_err(|_| abandon(&mut transport, &mut queues))?;
+        let (info, generation) = started.inspect_err(|_| abandon(&mut transport, &mut queues))?;
         let (zones, checks, timeout_ms) = (ZoneMap::new(), options.checks, options.timeout_ms);
-        let mut disk = Self { transport, info, zones, checks, queues, dma, timeout_ms };
+        let mut disk = Self { transport, info, generation, zones, checks, queues, dma, timeout_ms };
         match disk.look_at_zones() {
             Ok(()) => Ok(disk),
             Err(error) => {
@@ -143,6 +145,15 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         self.queues.get(usize::from(queue)).map_or(0, |queue| usize::from(queue.depth()))
     }
 
+    /// True when the configuration is not the one that was last looked at: time for a
+    /// [`refresh`](Self::refresh). A device whose configuration changes notifies its driver, and
+    /// [`wait`](Self::wait) returns; it does so as well when it needs a reset. Always false where the
+    /// transport can not tell.
+    pub fn config_changed(&mut self) -> Result<bool, Error<T::Error>> {
+        let generation = self.transport.config_generation().map_err(Error::Transport)?;
+        Ok(generation != self.generation)
+    }
+
     /// Looks at the device again, as after a configuration change: at its capacity, its cache mode (a
     /// SHOULD of virtio 5.2.6.1), and what [`Checks::Full`] needs to know of its zones. True when
     /// something other than the zones changed. Requests in flight stay what they are.
@@ -158,7 +169,9 @@ impl<T: Transport, D: Dma> Disk<T, D> {
             self.queues.iter_mut().for_each(|queue| queue.fail(&self.zones, Fault::NeedsReset));
         }
         let features = self.info.features;
-        let config = probe::read_config(&mut self.transport, features)?;
+        let (config, generation) = probe::read_config(&mut self.transport, features)?;
+        // Also of one that makes no sense: it has been looked at.
+        self.generation = generation;
         if features.contains(Features::ZONED) {
             let model = config.zoned.model;
             Model::try_from(model).map_err(|_| ProbeError::UnknownModel(model))?;
@@ -294,8 +307,8 @@ fn start<T: Transport, D: Dma>(
     dma: &D,
     options: &Options,
     queues: &mut Vec<QueueState<D>>,
-) -> Result<Info, ProbeError<T::Error>> {
-    let (features, config) = probe::negotiate(transport, options)?;
+) -> Result<(Info, u32), ProbeError<T::Error>> {
+    let (features, config, generation) = probe::negotiate(transport, options)?;
     let count = probe::queue_count(transport, features, &config, options)?;
     let mut sizes = Vec::new();
     for index in 0..count {
@@ -318,7 +331,7 @@ fn start<T: Transport, D: Dma>(
         | DeviceStatus::FEATURES_OK
         | DeviceStatus::DRIVER_OK;
     transport.set_status(ready).map_err(ProbeError::Transport)?;
-    Ok(info)
+    Ok((info, generation))
 }
 
 /// Leaves a device that is not driven after all.

@@ -38,11 +38,11 @@ const FIELDS: [(Features, usize, usize); 21] = [
 ];
 
 /// Resets the device and agrees with it on features. What comes back is what was agreed on, and the
-/// configuration that goes with it; FEATURES_OK is set, DRIVER_OK is not.
+/// configuration that goes with it and its generation; FEATURES_OK is set, DRIVER_OK is not.
 pub(crate) fn negotiate<T: Transport>(
     transport: &mut T,
     options: &Options,
-) -> Result<(Features, Config), ProbeError<T::Error>> {
+) -> Result<(Features, Config, u32), ProbeError<T::Error>> {
     let mut status = DeviceStatus::ACKNOWLEDGE;
     transport.reset().map_err(ProbeError::Transport)?;
     transport.set_status(status).map_err(ProbeError::Transport)?;
@@ -65,14 +65,14 @@ pub(crate) fn negotiate<T: Transport>(
         return Err(ProbeError::FeaturesRefused { accepted });
     }
 
-    let config = read_config(transport, accepted)?;
+    let (config, generation) = read_config(transport, accepted)?;
     let after = config.zoned.model;
     match before {
         // What was refused or accepted because of the model must still be right.
         Some(before) if accepted.contains(Features::ZONED) && before != after => {
             Err(ProbeError::ModelChanged { before, after })
         }
-        _ => Ok((accepted, config)),
+        _ => Ok((accepted, config, generation)),
     }
 }
 
@@ -115,11 +115,12 @@ fn read_model<T: Transport>(transport: &mut T) -> Result<u8, ProbeError<T::Error
     Ok(model)
 }
 
-/// Reads the fields that go with `features`, all of one generation (virtio 2.5.1); the others are 0.
+/// Reads the fields that go with `features`, all of one generation (virtio 2.5.1), and says which; the
+/// others are 0.
 pub(crate) fn read_config<T: Transport>(
     transport: &mut T,
     features: Features,
-) -> Result<Config, ProbeError<T::Error>> {
+) -> Result<(Config, u32), ProbeError<T::Error>> {
     let present = || FIELDS.iter().filter(|(feature, ..)| features.contains(*feature));
     let needed = present().map(|(_, offset, len)| offset + len).max().unwrap_or(0) as u32;
     let got = transport.config_len().map_err(ProbeError::Transport)?;
@@ -135,7 +136,7 @@ pub(crate) fn read_config<T: Transport>(
             }
         }
         if transport.config_generation().map_err(ProbeError::Transport)? == before {
-            return Ok(zerocopy::transmute!(bytes));
+            return Ok((zerocopy::transmute!(bytes), before));
         }
     }
     Err(ProbeError::ConfigUnstable)

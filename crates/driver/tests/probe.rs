@@ -311,6 +311,27 @@ fn memory_of_a_device_that_can_not_be_stopped_is_never_used_again() {
     assert_eq!(fake.borrow().memory.live(), live);
 }
 
+/// Conformance 107: what a notification is about can be told without reading it all again.
+#[test]
+fn a_configuration_of_another_generation_is_looked_at_once() {
+    let fake = Fake::zoned();
+    fake.borrow_mut().generation = Box::new(|| 6);
+    let mut disk = drive(&fake);
+    assert!(!disk.config_changed().unwrap());
+    fake.borrow_mut().generation = Box::new(|| 7);
+    assert!(disk.config_changed().unwrap());
+    assert!(!disk.refresh().unwrap());
+    assert!(!disk.config_changed().unwrap());
+    // One that makes no sense is told once, and not over and over.
+    fake.borrow_mut().generation = Box::new(|| 8);
+    fake.borrow_mut().config.zoned.model = 9;
+    assert!(disk.config_changed().unwrap());
+    assert!(matches!(disk.refresh(), Err(ProbeError::UnknownModel(9))));
+    assert!(!disk.config_changed().unwrap());
+    fake.borrow_mut().fails = Some("config_generation");
+    assert!(disk.config_changed().is_err());
+}
+
 /// Conformance 107.
 #[test]
 fn a_changed_configuration_is_looked_at_when_asked() {

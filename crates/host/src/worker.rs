@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use zvb_device::{Lane, LaneError, Session, Wake};
+use zvb_device::{ConfigListener, Lane, LaneError, Session, Wake};
 use zvb_ring::{DeviceQueue, GuestMemory, QueueConfig, SetupError};
 
 use crate::server::event::{Bell, PeerEvent};
@@ -65,6 +65,8 @@ pub(crate) struct Job {
     pub(crate) log: Arc<dyn Log>,
     /// To be cut when the driver's memory is taken away.
     pub(crate) session: Arc<dyn Cut>,
+    /// Told when the driver must look at the status.
+    pub(crate) announcer: Option<Arc<dyn ConfigListener>>,
 }
 
 /// What a worker signals.
@@ -243,7 +245,7 @@ fn run(
         }
     };
     let _ = started.send(Ok(()));
-    let Job { index, memory, kick, signals, log, session, .. } = job;
+    let Job { index, memory, kick, signals, log, session, announcer, .. } = job;
     let looks = kick.is_none();
     let runner = Runner {
         lane,
@@ -254,6 +256,7 @@ fn run(
         signals,
         log,
         session,
+        announcer,
         inbox,
         bell,
         stopping: false,
@@ -294,6 +297,7 @@ struct Runner {
     signals: Signals,
     log: Arc<dyn Log>,
     session: Arc<dyn Cut>,
+    announcer: Option<Arc<dyn ConfigListener>>,
     inbox: Arc<Inbox>,
     bell: Arc<Bell>,
     stopping: bool,
@@ -378,6 +382,10 @@ impl Runner {
         if let Some(event) = &self.signals.error {
             // The log has it; there is nobody else to tell.
             let _ = event.signal();
+        }
+        // NEEDS_RESET is in the status from now on, and DRIVER_OK was (virtio 2.1.2).
+        if let Some(announcer) = &self.announcer {
+            announcer.config_changed();
         }
     }
 

@@ -5,11 +5,14 @@ use std::mem::MaybeUninit;
 use std::net::Shutdown as Half;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::pipe::pipe;
+use zvb_device::Device;
 use zvb_host::vhost_user::FrontendRequest as R;
 
 use super::PATIENCE;
@@ -17,6 +20,7 @@ use super::message::{BYTES, GUEST, Payload, USER, payload};
 use crate::input::Input;
 
 pub(super) struct Frontend {
+    device: Arc<Device>,
     socket: UnixStream,
     memory: OwnedFd,
     kicks: [OwnedFd; 2],
@@ -25,6 +29,9 @@ pub(super) struct Frontend {
     full: OwnedFd,
     /// A descriptor that is none of what the protocol has.
     other: OwnedFd,
+    /// For what the server has to say by itself: a pair of sockets and a pipe. Nobody reads them.
+    news: (UnixStream, UnixStream),
+    pipe: (OwnedFd, OwnedFd),
     /// What was sent ends inside a message, or the server has gone: it can not be asked anything.
     out_of_step: bool,
     /// Requests since answers were last taken: a server waits only so long for somebody to take them.
@@ -34,7 +41,7 @@ pub(super) struct Frontend {
 }
 
 impl Frontend {
-    pub(super) fn new(socket: UnixStream) -> Self {
+    pub(super) fn new(device: Arc<Device>, socket: UnixStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let memory = memfd_create("front-end", MemfdFlags::CLOEXEC).expect("a memfd");
         ftruncate(&memory, BYTES).expect("room");
@@ -44,12 +51,15 @@ impl Frontend {
         rustix::io::write(&full, &(u64::MAX - 1).to_le_bytes()).expect("room for one number");
         let other = std::fs::File::open("/dev/null").expect("/dev/null").into();
         Self {
+            device,
             socket,
             memory,
             kicks: [event(), event()],
             calls: [event(), event()],
             full,
             other,
+            news: UnixStream::pair().expect("a socket"),
+            pipe: pipe().expect("a pipe"),
             out_of_step: false,
             unread: 0,
             available: [0; 2],
@@ -77,6 +87,8 @@ impl Frontend {
                 self.poke(at.into(), input.bytes(len));
             }
             236..=245 => self.kick(input.byte()),
+            // The configuration changes.
+            248..=250 => self.device.announce_config_change(),
             _ => self.synchronise(),
         }
     }
@@ -93,7 +105,7 @@ impl Frontend {
 
     fn shake_hands(&mut self, how: u8) {
         self.send(R::SET_OWNER.0, false, &[], &[]);
-        self.send(R::SET_PROTOCOL_FEATURES.0, false, &0x1_8209u64.to_le_bytes()[..], &[]);
+        self.send(R::SET_PROTOCOL_FEATURES.0, false, &0x1_8229u64.to_le_bytes()[..], &[]);
         let features = (1 << 17) | (1 << 30) | (1 << 32) | (1 << 9) | (1 << 28) | (1 << 12);
         let features: u64 = features | u64::from(how & 1) << 29;
         self.send(R::SET_FEATURES.0, how & 2 != 0, &features.to_le_bytes(), &[]);
@@ -188,10 +200,12 @@ impl Frontend {
         let (payload, files) = payload(code, input);
         let usual = match code {
             5 | 37 => 0,
+            // A pipe, mostly.
+            21 => 8 + (how & 1),
             12 => 1 + (how & 1),
             _ => 4 + (how & 1),
         };
-        let files = vec![if how < 0xf0 { usual } else { how % 8 }; files];
+        let files = vec![if how < 0xf0 { usual } else { how % 10 }; files];
         self.send(code, how & 8 != 0, &payload.0, &files);
     }
 
@@ -209,7 +223,7 @@ impl Frontend {
                 }
             }
         }
-        self.send(code, how & 8 != 0, &payload.0, &vec![input.byte() % 8; files]);
+        self.send(code, how & 8 != 0, &payload.0, &vec![input.byte() % 10; files]);
     }
 
     /// Bytes, and descriptors with them.
@@ -219,7 +233,7 @@ impl Frontend {
         if bytes.is_empty() {
             return;
         }
-        self.send_bytes(bytes, &vec![input.byte() % 8; files]);
+        self.send_bytes(bytes, &vec![input.byte() % 10; files]);
         self.out_of_step = true;
     }
 
@@ -253,6 +267,8 @@ impl Frontend {
             3 => self.full.as_fd(),
             4 | 5 => self.calls[usize::from(which - 4)].as_fd(),
             6 => self.socket.as_fd(),
+            8 => self.news.1.as_fd(),
+            9 => self.pipe.1.as_fd(),
             _ => self.other.as_fd(),
         }
     }

@@ -75,9 +75,9 @@ pub(super) fn payload(code: u32, input: &mut Input<'_>) -> (Payload, usize) {
             (Payload::longs(&[known ^ extra]), 0)
         }
         16 => {
-            let known = [0x1_ca09, 0xca09, 0x208, 0][usize::from(input.byte() % 4)];
+            let known = [0x1_ca29, 0xca29, 0x208, 0][usize::from(input.byte() % 4)];
             let extra = if input.byte() < 0xe0 { 0 } else { input.long() };
-            (Payload::longs(&[known & 0x1_8209 | extra]), 0)
+            (Payload::longs(&[known & 0x1_8229 | extra]), 0)
         }
         5 => {
             let count = input.byte() % 10;

@@ -9,6 +9,7 @@
 //! When a session ends, for whatever reason, its queues take nothing more, what is in flight is finished,
 //! the frontend's memory is unmapped, and the device begins anew for the next.
 
+pub(crate) mod announcer;
 pub(crate) mod event;
 pub(crate) mod log;
 mod ring;
@@ -28,6 +29,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, sockopt};
 use zvb_device::Device;
 
+pub use announcer::BackendChannelError;
 pub use event::EventError;
 pub use log::{Level, Log, LogObserver, NoLog, RateLimited};
 pub use ring::RingFault;

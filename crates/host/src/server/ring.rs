@@ -4,10 +4,11 @@ use std::net::Shutdown as Direction;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use zvb_device::Session;
+use zvb_device::{ConfigListener, Session};
 use zvb_ring::QueueConfig;
 use zvb_wire::Features;
 
+use super::announcer::Announcer;
 use super::event::PeerEvent;
 use super::log::Log;
 use crate::memory::Memory;
@@ -76,6 +77,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) memory: &'a Arc<Memory>,
     pub(crate) log: &'a Arc<dyn Log>,
     pub(crate) connection: &'a Arc<UnixStream>,
+    /// Tells the frontend to look at the status.
+    pub(crate) announcer: Option<&'a Arc<Announcer>>,
 }
 
 /// One queue of a session.
@@ -210,6 +213,9 @@ impl Ring {
             signals: self.signals.clone(),
             log: Arc::clone(around.log),
             session: Arc::<UnixStream>::clone(around.connection),
+            announcer: around
+                .announcer
+                .map(|announcer| -> Arc<dyn ConfigListener> { Arc::<Announcer>::clone(announcer) }),
         })?);
         Ok(())
     }

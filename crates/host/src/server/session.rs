@@ -12,6 +12,7 @@ use zerocopy::little_endian::{U32, U64};
 use zvb_device::{ConfigError, Device, FeatureRefusal};
 use zvb_wire::{DeviceStatus, Features};
 
+use super::announcer::{Announcer, BackendChannelError};
 use super::event::{EventError, PeerEvent};
 use super::log::{Chain, Level, Log};
 use super::ring::{Kick, Ring, RingFault, Surroundings};
@@ -29,6 +30,7 @@ const MESSAGE_TIME: Duration = Duration::from_secs(10);
 /// What is offered beside the virtio features.
 const PROTOCOL: ProtocolFeatures = ProtocolFeatures::MQ
     .union(ProtocolFeatures::REPLY_ACK)
+    .union(ProtocolFeatures::BACKEND_REQ)
     .union(ProtocolFeatures::CONFIG)
     .union(ProtocolFeatures::RESET_DEVICE)
     .union(ProtocolFeatures::CONFIGURE_MEM_SLOTS)
@@ -71,6 +73,9 @@ pub enum RequestError {
     /// A descriptor is no eventfd.
     #[error(transparent)]
     Event(#[from] EventError),
+    /// A descriptor is no way to tell the frontend anything.
+    #[error(transparent)]
+    BackendChannel(#[from] BackendChannelError),
     /// Memory is not as it says.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -137,6 +142,7 @@ pub(crate) struct Session<'a> {
     guest: Arc<zvb_device::Session>,
     channel: Channel,
     connection: Arc<UnixStream>,
+    announcer: Arc<Announcer>,
     log: Arc<dyn Log>,
     shutdown: &'a Shutdown,
     /// What the driver accepts, with VHOST_USER_PROTOCOL.
@@ -156,11 +162,14 @@ impl<'a> Session<'a> {
         log: Arc<dyn Log>,
         shutdown: &'a Shutdown,
     ) -> std::io::Result<Self> {
+        let announcer = Arc::new(Announcer::new(Arc::clone(&log)));
+        device.listen(&announcer);
         Ok(Self {
             device,
             guest: device.session(),
             connection: Arc::new(connection.try_clone()?),
             channel: Channel::new(connection),
+            announcer,
             log,
             shutdown,
             features: Features::empty(),
@@ -259,6 +268,11 @@ impl<'a> Session<'a> {
                 self.complain(request, &why);
                 reply(U64::new(1).as_bytes())
             }
+            // The frontend is not told of changes, and can do without.
+            Err(why @ RequestError::BackendChannel(_)) => {
+                self.complain(request, &why);
+                Ok(())
+            }
             Err(why) => Err(SessionEnd::Refused { request, why }),
         }
     }
@@ -300,6 +314,10 @@ impl<'a> Session<'a> {
             M::GetConfig { offset, size, flags } => {
                 let bytes = self.config(offset, size)?;
                 return Ok(Answer::Config { offset, bytes, flags: flags.bits() });
+            }
+            M::SetBackendReqFd(fd) => {
+                self.expect(ProtocolFeatures::BACKEND_REQ)?;
+                self.announcer.connect(fd, self.channel.as_fd())?;
             }
             M::SetConfig { offset, data, .. } => self.guest.write_config(offset, &data)?,
             M::SetStatus(status) => self.set_status(status)?,
@@ -486,6 +504,8 @@ impl<'a> Session<'a> {
             memory: &self.memory,
             log: &self.log,
             connection: &self.connection,
+            // Without a status there is no NEEDS_RESET to look at.
+            announcer: self.protocol.contains(ProtocolFeatures::STATUS).then_some(&self.announcer),
         };
         let mut first = Ok(());
         for (index, ring) in self.rings.iter_mut().enumerate() {
@@ -498,6 +518,7 @@ impl<'a> Session<'a> {
             if let Err(fault) = ring.start(&around) {
                 ring.set_kick(Kick::None);
                 self.status |= DeviceStatus::NEEDS_RESET;
+                around.announcer.inspect(|announcer| announcer.announce());
                 let why = Chain(&fault);
                 self.log.log(Level::Warn, format_args!("queue {index} does not start: {why}"));
                 // There are at most 2^16 queues.

@@ -102,6 +102,10 @@ impl Raw {
         self.channel.receive(&patience).unwrap()
     }
 
+    pub fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
+
     /// The server has hung up.
     pub fn expect_end(&self) {
         assert!(matches!(self.receive(), Received::End));
