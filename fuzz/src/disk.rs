@@ -85,6 +85,7 @@ impl MemoryDisk {
             }
             Op::Zero { sectors, .. } | Op::Discard { sectors } => *sectors,
             Op::Flush => return,
+            Op::Command(command) => panic!("{command:?} is not for a disk that runs none"),
         };
         assert!(io.at.0 + sectors.0 <= self.shape.capacity.0, "{io:?} is past the end");
         let reads = matches!(io.op, Op::Read(_));
@@ -127,6 +128,7 @@ impl MemoryDisk {
                 state.flushes += u64::from(!fails);
                 None
             }
+            Op::Command(_) => None,
         };
         Done { tag: io.tag, result, buffers }
     }

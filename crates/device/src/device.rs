@@ -95,6 +95,8 @@ pub struct Device {
     pub(crate) volume: Arc<dyn Volume>,
     pub(crate) table: Option<Table>,
     pub(crate) options: DeviceOptions,
+    /// As the volume says.
+    pub(crate) runs_commands: bool,
     offered: Features,
     config: Config,
     listeners: Listeners,
@@ -129,8 +131,9 @@ impl Device {
         };
         let offered = offered_features(volume.shape(), &options);
         let config = config_space(volume.shape(), &options);
+        let runs_commands = volume.runs_commands();
         let listeners = Listeners::default();
-        Ok(Arc::new(Self { volume, table, options, offered, config, listeners }))
+        Ok(Arc::new(Self { volume, table, options, runs_commands, offered, config, listeners }))
     }
 
     /// What is offered to a guest.

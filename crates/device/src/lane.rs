@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use zvb_ring::{DeviceQueue, RingError};
-use zvb_storage::{Done, Engine, EngineError, Failure, Io, Op};
+use zvb_storage::{Command, Done, Engine, EngineError, Failure, Io, Op};
 use zvb_wire::zerocopy::IntoBytes;
 use zvb_wire::{ID_BYTES, Sector, Status, ZoneDescriptor, ZoneReportHeader, ZoneType};
 use zvb_zones::{Manage, Outcome, Refused, WriteId, Zones, check_read, describe};
@@ -52,6 +52,8 @@ pub struct Turn {
 #[derive(Clone, Copy, Debug)]
 enum Decided {
     Submit,
+    /// The medium carries it out.
+    Command,
     Wait,
     /// One zone of a secure-erase is reset.
     RangeDone,
@@ -352,6 +354,21 @@ impl Lane {
         }
     }
 
+    /// Gives the engine a command that is allowed, for a medium that carries it out.
+    fn start_command(&mut self, index: u32) {
+        let slot = &self.slots[index as usize];
+        let (what, at) = match slot.request {
+            Request::Manage { command, zone } => (command, zone),
+            Request::Erase => (Manage::Reset, slot.range().map_or(Sector::ZERO, |(at, _, _)| at)),
+            _ => return self.submit(index, Sector::ZERO, Op::Command(Command::ResetAll)),
+        };
+        let zone = self.session.device.table.as_ref().and_then(|t| t.geometry().zone_of(at));
+        match zone {
+            Some(zone) => self.submit(index, at, Op::Command(Command::Zone(what, zone))),
+            None => unreachable!("a command was allowed at {at:?}, where there is no zone"),
+        }
+    }
+
     /// Gives the engine a change that is allowed: `slot.at` is where an append goes.
     fn start_write(&mut self, index: u32) {
         let step = self.range_step(index);
@@ -416,14 +433,18 @@ impl Lane {
             self.observer().medium_fault(self.index, request.request_type(), at, why);
         }
         let slot = &mut self.slots[index as usize];
+        if let Err(why) = &result {
+            slot.failure = failure_status(why);
+        }
         if let Some(write) = slot.write.take() {
             // The zone's pointer moves under the lock, behind those before it.
             slot.stage = Stage::Held;
             self.ended.push((write, if result.is_ok() { Outcome::Done } else { Outcome::Failed }));
             return;
         }
-        match (slot.stage, result) {
-            (_, Err(_)) => self.answer(index, Status::IOERR, 0),
+        let (stage, failure) = (slot.stage, slot.failure);
+        match (stage, result) {
+            (_, Err(_)) => self.answer(index, failure, 0),
             (Stage::Commit, Ok(())) => self.answer(index, Status::OK, 0),
             (_, Ok(())) => match request {
                 Request::Read { sectors, .. } => self.answer(index, Status::OK, bytes(sectors)),
@@ -436,10 +457,11 @@ impl Lane {
     /// A write is applied with all those before it in its zone, or lost with one of them.
     fn write_applied(&mut self, index: u32, ok: bool) {
         self.progress = true;
-        let slot = &mut self.slots[index as usize];
+        let slot = &self.slots[index as usize];
+        let failure = slot.failure;
         match slot.request {
-            _ if !ok => self.answer(index, Status::IOERR, 0),
-            Request::Zero => self.range_done(index),
+            _ if !ok => self.answer(index, failure, 0),
+            Request::Zero | Request::Erase => self.range_done(index),
             _ => self.finish(index),
         }
     }
@@ -507,11 +529,13 @@ impl Lane {
             unreachable!("a plain disk decides nothing")
         };
         let failed = session.device.volume.has_failed();
+        let runs_commands = session.device.runs_commands;
         let mut locked = table.lock();
-        let zones = locked.zones();
         for (write, outcome) in ended.drain(..) {
-            zones.end_write(write, outcome, |r| released.push((r.owner, r.ok)));
+            locked.zones().end_write(write, outcome, |r| released.push((r.owner, r.ok)));
         }
+        locked.recheck();
+        let zones = locked.zones();
         let waited = !parked.is_empty();
         for index in deciding.drain(..) {
             let owner = u64::from(*lane) << 32 | u64::from(index);
@@ -519,6 +543,9 @@ impl Lane {
             let decision = match slot.ticket {
                 // Nothing that is recorded now will be remembered. (Who waits keeps his place in the line.)
                 None if failed && slot.request.changes() => Decided::Answer(Status::IOERR),
+                _ if runs_commands && slot.request.is_command() => {
+                    begin_command(zones, slot, owner)
+                }
                 _ => decide_one(zones, slot, owner),
             };
             match decision {
@@ -552,6 +579,7 @@ impl Lane {
         for (index, decision) in decided.drain(..) {
             match decision {
                 Decided::Submit => self.start_write(index),
+                Decided::Command => self.start_command(index),
                 Decided::RangeDone => self.range_done(index),
                 Decided::Answer(Status::OK) => self.finish(index),
                 Decided::Answer(status) => self.answer(index, status, 0),
@@ -559,6 +587,37 @@ impl Lane {
             }
         }
         self.decided = decided;
+    }
+}
+
+/// What a guest is told of a failure of the medium.
+fn failure_status(why: &Failure) -> Status {
+    match why {
+        Failure::OpenLimit(_) => Status::ZONE_OPEN_RESOURCE,
+        Failure::ActiveLimit(_) => Status::ZONE_ACTIVE_RESOURCE,
+        Failure::Unsupported => Status::UNSUPP,
+        _ => Status::IOERR,
+    }
+}
+
+/// Asks the table about one command to zones that the medium carries out.
+fn begin_command(zones: &mut Zones, slot: &mut Slot, owner: u64) -> Decided {
+    let ticket = slot.ticket.take();
+    let begun = match (slot.request, slot.range()) {
+        (Request::Manage { command, zone }, _) => zones.begin_manage(command, zone, owner, ticket),
+        (Request::Erase, Some((at, _, _))) => zones.begin_manage(Manage::Reset, at, owner, ticket),
+        _ => zones.begin_reset_all(owner, ticket),
+    };
+    match begun {
+        Ok(id) => {
+            slot.write = Some(id);
+            Decided::Command
+        }
+        Err(Refused::Wait(ticket)) => {
+            slot.ticket = Some(ticket);
+            Decided::Wait
+        }
+        Err(Refused::Status(refusal)) => Decided::Answer(refusal.status()),
     }
 }
 

@@ -69,6 +69,11 @@ impl Request {
         }
     }
 
+    /// True for commands to zones.
+    pub(crate) fn is_command(&self) -> bool {
+        matches!(self, Self::Manage { .. } | Self::ResetAll | Self::Erase)
+    }
+
     /// True when the medium or the state of a zone is changed: what a writethrough cache makes durable
     /// before it answers.
     pub(crate) fn changes(&self) -> bool {
@@ -135,6 +140,7 @@ pub(crate) fn parse(
     slot.ranges.clear();
     slot.next_range = 0;
     slot.at = Sector(u64::MAX);
+    slot.failure = Status::IOERR;
     slot.stage = Stage::Deciding;
 
     let refused = if total == 0 {

@@ -75,10 +75,12 @@ pub(crate) struct Slot {
     pub(crate) reply: Option<Reply>,
     /// Data, while it is not in the engine.
     pub(crate) data: Option<Buffers>,
-    /// The reservation of a write in flight.
+    /// The reservation of a write in flight, or of a command that the medium carries out.
     pub(crate) write: Option<WriteId>,
     /// The place in the line of a request that waits.
     pub(crate) ticket: Option<Ticket>,
+    /// What is answered when it fails on the medium.
+    pub(crate) failure: Status,
     /// Where the data goes: for an append, what is answered.
     pub(crate) at: Sector,
     /// Ranges of a discard, write-zeroes or secure-erase, checked, and how many are done. A secure-erase
@@ -96,6 +98,7 @@ impl Slot {
             data: None,
             write: None,
             ticket: None,
+            failure: Status::IOERR,
             at: Sector::ZERO,
             ranges: Vec::new(),
             next_range: 0,

@@ -58,6 +58,13 @@ impl Locked<'_> {
         &mut self.zones
     }
 
+    /// Takes over what the medium says of zones in which something failed. After writes are ended and
+    /// before anything else is decided.
+    pub(crate) fn recheck(&mut self) {
+        let volume = &self.table.volume;
+        self.zones.take_suspects(|zone| volume.recheck(zone));
+    }
+
     /// Records in the medium and publishes what changed, and lets go. True when a request that waits, in
     /// whichever lane, may go on now.
     pub(crate) fn settle(mut self) -> bool {

@@ -226,6 +226,7 @@ fn transfer(store: &Store, job: &Job, at: u64, bytes: u64) -> io::Result<u64> {
         (Kind::Zero { unmap }, _) => {
             store.medium.zero(at..at.saturating_add(bytes), unmap).map(|()| bytes)
         }
+        (Kind::Command(_), _) => Err(io::ErrorKind::Unsupported.into()),
         (Kind::Flush, _) | (_, None) => Ok(bytes),
     }
 }

@@ -30,4 +30,4 @@ pub use image::{
 pub use medium::{Direct, Medium, MediumFile};
 pub use memory::{Memory, MemoryError};
 pub use table::RecordError;
-pub use volume::{Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError};
+pub use volume::{Command, Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError};

@@ -348,6 +348,9 @@ impl Store {
 
     /// Says what `job` needs next; what it needs of places that do not exist is done here.
     pub(crate) fn step(&self, job: &mut Job) -> Step {
+        if matches!(job.kind, Kind::Command(_)) {
+            return Step::Failed(Failure::Unsupported);
+        }
         if job.changes() {
             if self.is_poisoned() {
                 return Step::Failed(Failure::Poisoned);

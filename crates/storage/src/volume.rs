@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use zvb_ring::Buffers;
 use zvb_wire::{Sector, ZoneType};
-use zvb_zones::{Geometry, Snapshot, ZoneId};
+use zvb_zones::{Geometry, Manage, Snapshot, ZoneId};
 
 /// What a volume looks like to a guest.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +55,21 @@ pub trait Volume: Send + Sync + fmt::Debug {
     /// no state of a zone may change either. Cheap.
     fn has_failed(&self) -> bool {
         false
+    }
+
+    /// True when the medium has zones of its own and carries commands to them out itself: each is given to
+    /// an engine, as [`Op::Command`], before its effect is recorded. False (an image, memory) when
+    /// recording is all there is to do.
+    fn runs_commands(&self) -> bool {
+        false
+    }
+
+    /// The state that the medium itself has `zone` in, when it knows better than what was recorded. Asked
+    /// after something failed in `zone`, when nothing is in flight to it; from now on it can be written at
+    /// this state's end again.
+    fn recheck(&self, zone: ZoneId) -> Option<Snapshot> {
+        let _ = zone;
+        None
     }
 
     /// An engine for one queue with up to `depth` operations in flight. The engine keeps the volume open.
@@ -130,6 +145,17 @@ pub enum Op {
     },
     /// Make durable what was done and recorded before this was submitted, by any engine.
     Flush,
+    /// Carry a command to zones out: only where [`Volume::runs_commands`].
+    Command(Command),
+}
+
+/// A command to zones that a medium carries out itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// To one zone.
+    Zone(Manage, ZoneId),
+    /// All sequential zones that can be written are reset.
+    ResetAll,
 }
 
 /// A finished [`Io`].
@@ -162,6 +188,21 @@ pub enum Failure {
     /// The medium can not do this.
     #[error("the medium can not do this")]
     Unsupported,
+    /// As many zones are open on the medium as can be.
+    #[error("the medium can not have more open zones")]
+    OpenLimit(#[source] io::Error),
+    /// As many zones are active on the medium as can be.
+    #[error("the medium can not have more active zones")]
+    ActiveLimit(#[source] io::Error),
+    /// A write to a sequential zone behind one that failed.
+    #[error("an earlier write to the zone failed")]
+    Behind,
+    /// A medium that only takes whole blocks.
+    #[error("the medium takes whole blocks of {block} bytes")]
+    Unaligned {
+        /// Their size.
+        block: u32,
+    },
 }
 
 /// Why there is no engine.

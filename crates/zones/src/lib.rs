@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+mod command;
 mod geometry;
 mod line;
 mod open;

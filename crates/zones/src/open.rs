@@ -170,8 +170,10 @@ impl Zones {
         if state.in_flight != 0 {
             return;
         }
+        if core::mem::take(&mut state.broken) {
+            self.suspects.push(zone);
+        }
         state.failing = false;
-        state.broken = false;
         state.reserved = state.written;
         let (nothing, waiters) = (state.written == 0, state.waiters);
         if state.condition == Condition::ImplicitOpen {

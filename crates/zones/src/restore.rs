@@ -73,7 +73,11 @@ impl Zones {
 }
 
 /// The state that `zone`, remembered as `state`, has after a restart.
-fn rest(geometry: &Geometry, zone: ZoneId, state: Snapshot) -> Result<Snapshot, RestoreError> {
+pub(crate) fn rest(
+    geometry: &Geometry,
+    zone: ZoneId,
+    state: Snapshot,
+) -> Result<Snapshot, RestoreError> {
     let kind = geometry.zone_type(zone);
     let (condition, written) = (state.condition(), state.written());
     let capacity = geometry.capacity(zone);

@@ -29,6 +29,9 @@ pub struct Zones {
     pub(crate) line: Line,
     pub(crate) opened: Opened,
     pub(crate) retry: bool,
+    /// Zones whose medium may know better how they are than this table: see
+    /// [`take_suspects`](Self::take_suspects).
+    pub(crate) suspects: Vec<ZoneId>,
     changed: Vec<ZoneId>,
 }
 
@@ -189,6 +192,7 @@ impl Zones {
             line: Line::new(),
             opened: Opened::new(),
             retry: false,
+            suspects: Vec::new(),
             changed: Vec::new(),
         }
     }
@@ -255,15 +259,25 @@ impl Zones {
         zone_start: Sector,
         ticket: Option<Ticket>,
     ) -> Result<(), Refused> {
-        let zone = self.named_zone(zone_start).map_err(Refused::Status)?;
-        if self.geometry.zone_type(zone) == ZoneType::Conventional {
-            return Err(Refused::Status(Refusal::Conventional));
+        let zone = self.managed_zone(zone_start).map_err(Refused::Status)?;
+        let decided = self.allow_manage(what, zone, ticket);
+        if decided.is_ok() {
+            self.apply_manage(what, zone);
         }
-        let decided = self.decide_manage(what, zone, ticket);
         self.settle(zone, ticket, decided)
     }
 
-    fn decide_manage(
+    /// The zone that starts at `sector`, if it has a condition to manage.
+    pub(crate) fn managed_zone(&self, sector: Sector) -> Result<ZoneId, Refusal> {
+        let zone = self.named_zone(sector)?;
+        match self.geometry.zone_type(zone) {
+            ZoneType::Conventional => Err(Refusal::Conventional),
+            _ => Ok(zone),
+        }
+    }
+
+    /// Whether `zone` may be managed so, now; for an open, with room made for it.
+    pub(crate) fn allow_manage(
         &mut self,
         what: Manage,
         zone: ZoneId,
@@ -278,20 +292,21 @@ impl Zones {
             return Err(Hold::Turn);
         }
         match (what, state.condition) {
-            (Manage::Open, Condition::Full) => return Err(Refusal::ZoneFull.into()),
-            (Manage::Open, Condition::Empty | Condition::Closed) => {
-                self.make_room(zone, ticket)?;
-                self.transition(zone, Condition::ExplicitOpen);
-            }
-            (Manage::Open, _) => self.transition(zone, Condition::ExplicitOpen),
-            (Manage::Close, Condition::Empty | Condition::Full) => {
-                return Err(Refusal::CannotClose.into());
-            }
-            (Manage::Close, _) => self.close(zone),
-            (Manage::Finish, _) => self.transition(zone, Condition::Full),
-            (Manage::Reset, _) => self.reset(zone),
+            (Manage::Open, Condition::Full) => Err(Refusal::ZoneFull.into()),
+            (Manage::Open, Condition::Empty | Condition::Closed) => self.make_room(zone, ticket),
+            (Manage::Close, Condition::Empty | Condition::Full) => Err(Refusal::CannotClose.into()),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What a command that was allowed does to its zone.
+    pub(crate) fn apply_manage(&mut self, what: Manage, zone: ZoneId) {
+        match what {
+            Manage::Open => self.transition(zone, Condition::ExplicitOpen),
+            Manage::Close => self.close(zone),
+            Manage::Finish => self.transition(zone, Condition::Full),
+            Manage::Reset => self.reset(zone),
+        }
     }
 
     /// Resets every sequential zone that is neither read-only nor offline. Goes behind all writes to
@@ -302,15 +317,22 @@ impl Zones {
     }
 
     fn decide_reset_all(&mut self, ticket: Option<Ticket>) -> Result<(), Hold> {
-        if !self.line.disk_turn(ticket) || self.writes.len() != 0 {
-            return Err(Hold::Turn);
-        }
+        self.allow_reset_all(ticket)?;
+        self.apply_reset_all();
+        Ok(())
+    }
+
+    pub(crate) fn allow_reset_all(&self, ticket: Option<Ticket>) -> Result<(), Hold> {
+        let turn = self.line.disk_turn(ticket) && self.writes.len() == 0;
+        if turn { Ok(()) } else { Err(Hold::Turn) }
+    }
+
+    pub(crate) fn apply_reset_all(&mut self) {
         for zone in self.geometry.spec().conventional..self.geometry.zone_count() {
             if self.zone(ZoneId(zone)).usable().is_ok() {
                 self.reset(ZoneId(zone));
             }
         }
-        Ok(())
     }
 
     /// Makes `zone` fail, at any time, or sound again. What is in flight to it when it fails will end as

@@ -2,6 +2,7 @@
 
 use zvb_wire::{Condition, Sector, ZoneType};
 
+use crate::command::Underway;
 use crate::line::Ticket;
 use crate::read::zones_of;
 use crate::table::Hold;
@@ -21,7 +22,7 @@ pub struct Begun {
 /// A write in flight. To be spent once, with [`Zones::end_write`] of the same table.
 #[derive(PartialEq, Eq, Debug)]
 #[must_use]
-pub struct WriteId(u32);
+pub struct WriteId(pub(crate) u32);
 
 /// How the I/O of a write went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +52,24 @@ pub(crate) struct Write {
     last: ZoneId,
     /// How its I/O went, once that is known.
     outcome: Option<Outcome>,
+    /// It is no write, but a command that the medium carries out.
+    pub(crate) command: Option<Underway>,
+}
+
+impl Write {
+    /// A command from `owner` to `zone` that the medium carries out.
+    pub(crate) fn command(owner: u64, zone: ZoneId, command: Underway) -> Self {
+        let (end, outcome) = (Sector::ZERO, None);
+        Self { owner, end, first: zone, last: zone, outcome, command: Some(command) }
+    }
+
+    pub(crate) fn owner(&self) -> u64 {
+        self.owner
+    }
+
+    pub(crate) fn zone(&self) -> ZoneId {
+        self.first
+    }
 }
 
 impl Zones {
@@ -151,7 +170,14 @@ impl Zones {
             self.make_room(zone, ticket)?;
         }
         let end = Sector(pointer.0 + sectors.0);
-        let write = self.reserve(Write { owner, end, first: zone, last: zone, outcome: None });
+        let write = self.reserve(Write {
+            owner,
+            end,
+            first: zone,
+            last: zone,
+            outcome: None,
+            command: None,
+        });
         if opens {
             self.transition(zone, Condition::ImplicitOpen);
         }
@@ -209,13 +235,20 @@ impl Zones {
         }
         // All of its zones are busy before the first is opened: none is closed for another.
         let end = range.end();
-        let write = self.reserve(Write { owner, end, first, last: range.last, outcome: None });
+        let write = self.reserve(Write {
+            owner,
+            end,
+            first,
+            last: range.last,
+            outcome: None,
+            command: None,
+        });
         zones().for_each(|zone| self.open_if_room(zone));
         Ok(Begun { at: range.at, write: Some(write) })
     }
 
     /// Counts a write as in flight in its zones.
-    fn reserve(&mut self, write: Write) -> WriteId {
+    pub(crate) fn reserve(&mut self, write: Write) -> WriteId {
         for zone in write.first.0..=write.last.0 {
             self.add_flight(ZoneId(zone));
         }
@@ -237,6 +270,9 @@ impl Zones {
     /// zone fail with it, each once its own I/O has ended.
     pub fn end_write(&mut self, write: WriteId, outcome: Outcome, released: impl FnMut(Released)) {
         let WriteId(index) = write;
+        if let Some(command) = self.writes.get(index).command {
+            return self.end_command(index, command, outcome, released);
+        }
         let zone = self.writes.get(index).last;
         if self.geometry.zone_type(zone) == ZoneType::SequentialRequired {
             self.writes.get_mut(index).outcome = Some(outcome);
@@ -287,6 +323,9 @@ impl Zones {
                 self.mark_changed(zone);
             }
             self.drop_flight(zone);
+            if !ok && self.zone(zone).in_flight == 0 {
+                self.suspects.push(zone);
+            }
         }
         released(Released { owner, ok });
     }

@@ -47,6 +47,13 @@ enum Owner {
     Writing {
         id: WriteId,
     },
+    /// Its command is on the medium, which may carry it out or not.
+    Commanding {
+        id: WriteId,
+        request: Request,
+        /// It will fail: its zone failed.
+        doomed: bool,
+    },
     /// Its I/O has ended, its answer is held.
     Ended {
         outcome: Outcome,
@@ -69,6 +76,8 @@ struct World {
     zones: Zones,
     geometry: Geometry,
     dice: Dice,
+    /// The medium carries commands to zones out itself.
+    commands: bool,
     owners: Vec<Owner>,
     /// Per zone, in the order they were begun.
     flights: Vec<VecDeque<Flight>>,
@@ -87,6 +96,7 @@ impl World {
             zones: Zones::new(geometry),
             geometry,
             dice: Dice(seed | 1),
+            commands: seed & 2 != 0,
             owners: (0..owners).map(|_| Owner::Idle).collect(),
             flights: vec![VecDeque::new(); zones],
             written: vec![0; zones],
@@ -136,6 +146,9 @@ impl World {
         let ticket = held.map(|(ticket, _)| ticket);
         let zone_start = |zone: u32| self.geometry.start(ZoneId(zone));
         let tag = owner as u64;
+        if self.commands && matches!(request, Request::Manage { .. } | Request::ResetAll) {
+            return self.attempt_command(owner, request, held);
+        }
         let tried = match request {
             Request::Write { at, sectors } => {
                 let begun = self.zones.begin_write(Sector(at), Sector(sectors), tag, ticket);
@@ -180,6 +193,74 @@ impl World {
         true
     }
 
+    /// The same for a command that the medium carries out.
+    fn attempt_command(
+        &mut self,
+        owner: usize,
+        request: Request,
+        held: Option<(Ticket, u64)>,
+    ) -> bool {
+        let (ticket, tag) = (held.map(|(ticket, _)| ticket), owner as u64);
+        let tried = match request {
+            Request::Manage { what, zone } => {
+                self.zones.begin_manage(what, self.geometry.start(ZoneId(zone)), tag, ticket)
+            }
+            _ => self.zones.begin_reset_all(tag, ticket),
+        };
+        match tried {
+            Err(Refused::Wait(given)) => {
+                assert!(ticket.is_none_or(|ticket| ticket == given), "a place is kept");
+                let since = held.map_or(self.step, |(_, since)| since);
+                self.longest_wait = self.longest_wait.max(self.step - since);
+                self.owners[owner] = Owner::Waiting { request, ticket: given, since };
+                return false;
+            }
+            Err(Refused::Status(_)) => {
+                self.owners[owner] = Owner::Idle;
+                self.done += 1;
+            }
+            Ok(id) => {
+                self.assert_in_turn(request, held);
+                self.assert_alone(request);
+                self.owners[owner] = Owner::Commanding { id, request, doomed: false };
+            }
+        }
+        true
+    }
+
+    /// No write and no command is under way in the zones of `request`.
+    fn assert_alone(&self, request: Request) {
+        let zones = self.zones_of(request).unwrap();
+        let quiet = zones.clone().all(|zone| self.flights[zone].is_empty());
+        assert!(quiet, "{request:?} went before a write in flight");
+        self.assert_no_command(request);
+    }
+
+    fn assert_no_command(&self, request: Request) {
+        let Some(zones) = self.zones_of(request) else { return };
+        for other in &self.owners {
+            let Owner::Commanding { request: other, .. } = other else { continue };
+            let others = self.zones_of(*other).unwrap();
+            let meet = zones.start() <= others.end() && others.start() <= zones.end();
+            assert!(!meet, "{request:?} went while {other:?} was under way");
+        }
+    }
+
+    fn end_command(&mut self, owner: usize, outcome: Outcome) {
+        let commanding = std::mem::replace(&mut self.owners[owner], Owner::Idle);
+        let Owner::Commanding { id, request, doomed } = commanding else {
+            panic!("owner {owner} gave no command");
+        };
+        let mut released = Vec::new();
+        self.zones.end_write(id, outcome, |r| released.push((r.owner as usize, r.ok)));
+        let ok = outcome == Outcome::Done && !doomed;
+        assert_eq!(released, [(owner, ok)], "{request:?}");
+        if ok {
+            self.managed(request);
+        }
+        self.done += 1;
+    }
+
     /// A write that no zone on its way can refuse for resources.
     fn writes_anywhere(&self, request: Request) -> bool {
         let zones = self.zones_of(request);
@@ -191,7 +272,8 @@ impl World {
     fn goes_at_once(&self, request: Request) -> bool {
         let waiting = self.owners.iter().any(|owner| matches!(owner, Owner::Waiting { .. }));
         let doomed = self.flights.iter().flatten().any(|flight| flight.doomed);
-        self.writes_anywhere(request) && !waiting && !doomed
+        let command = self.owners.iter().any(|owner| matches!(owner, Owner::Commanding { .. }));
+        self.writes_anywhere(request) && !waiting && !doomed && !command
     }
 
     /// Nobody who came earlier for the same zone is still waiting.
@@ -244,6 +326,7 @@ impl World {
             return;
         };
         let (at, end) = (begun.at.0, begun.at.0 + sectors);
+        self.assert_no_command(Request::Write { at, sectors });
         for zone in self.zones_of(Request::Write { at, sectors }).unwrap() {
             if self.required(zone) {
                 let written = self.start(zone) + self.written[zone];
@@ -325,6 +408,13 @@ impl World {
         } else {
             self.zones.set_condition(id, forced).unwrap();
             self.flights[zone].iter_mut().for_each(|flight| flight.doomed = true);
+            for owner in &mut self.owners {
+                if let Owner::Commanding { request: Request::Manage { zone, .. }, doomed, .. } =
+                    owner
+                {
+                    *doomed |= *zone == id.0;
+                }
+            }
             if self.dice.chance(50) {
                 // Sound again, while what was in flight is not over yet.
                 let _ = self.zones.set_condition(id, Forced::Restored);
@@ -399,8 +489,14 @@ impl World {
                     let failed = trouble && self.dice.chance(10);
                     self.end(owner, if failed { Outcome::Failed } else { Outcome::Done });
                 }
+                Owner::Commanding { .. } => {
+                    let failed = trouble && self.dice.chance(20);
+                    self.end_command(owner, if failed { Outcome::Failed } else { Outcome::Done });
+                }
                 Owner::Waiting { .. } | Owner::Ended { .. } => {}
             }
+            // A medium that has nothing to add.
+            self.zones.take_suspects(|_| None);
             self.retry();
             self.check();
         }
@@ -410,14 +506,18 @@ impl World {
     fn drain(&mut self) {
         loop {
             self.step += 1;
-            let writing = |owner: &Owner| matches!(owner, Owner::Writing { .. });
+            let writing =
+                |owner: &Owner| matches!(owner, Owner::Writing { .. } | Owner::Commanding { .. });
             let left: Vec<usize> =
                 (0..self.owners.len()).filter(|i| writing(&self.owners[*i])).collect();
             if left.is_empty() {
                 break;
             }
             let owner = left[self.dice.roll(left.len() as u64) as usize];
-            self.end(owner, Outcome::Done);
+            match self.owners[owner] {
+                Owner::Commanding { .. } => self.end_command(owner, Outcome::Done),
+                _ => self.end(owner, Outcome::Done),
+            }
             self.retry();
             self.check();
         }

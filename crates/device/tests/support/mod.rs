@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 
 use zvb_device::{Device, DeviceOptions, Lane, Session, Wake};
 use zvb_ring::{Buffers, DeviceQueue, GuestMemory, HeapMemory, QueueConfig};
-use zvb_storage::{Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError};
+use zvb_storage::{
+    Command, Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError,
+};
 use zvb_wire::zerocopy::{FromBytes, IntoBytes};
 use zvb_wire::{
     Condition, Features, Model, RequestHeader, RequestType, Sector, Status, ZoneDescriptor,
@@ -58,6 +60,9 @@ struct State {
     recorded: Vec<(ZoneId, Snapshot)>,
     manual: bool,
     flushes: usize,
+    /// The medium has zones of its own: the commands that it was given, and how it says its zones are.
+    commands: Option<Vec<Command>>,
+    truth: Vec<(ZoneId, Snapshot)>,
 }
 
 impl std::fmt::Debug for TestVolume {
@@ -137,6 +142,21 @@ impl TestVolume {
         self.state.lock().unwrap().manual = true;
     }
 
+    /// From now on (before a device is made) commands to zones are carried out here.
+    pub fn run_commands(&self) {
+        self.state.lock().unwrap().commands = Some(Vec::new());
+    }
+
+    /// The commands that were carried out.
+    pub fn commands(&self) -> Vec<Command> {
+        self.state.lock().unwrap().commands.clone().unwrap()
+    }
+
+    /// What this says of `zone` when it is asked after a failure.
+    pub fn say(&self, zone: u32, state: Snapshot) {
+        self.state.lock().unwrap().truth.push((ZoneId(zone), state));
+    }
+
     pub fn flushes(&self) -> usize {
         self.state.lock().unwrap().flushes
     }
@@ -165,12 +185,16 @@ impl TestVolume {
 
     /// Fails the `n`th operation that waits.
     pub fn fail(&self, n: usize) {
+        self.fail_with(n, Failure::Medium(io::Error::other("told to fail")));
+    }
+
+    pub fn fail_with(&self, n: usize, failure: Failure) {
         let pending = PENDING.with_borrow_mut(|p| p.remove(n)).unwrap();
         let buffers = match pending.io.op {
             Op::Read(b) | Op::Write(b) => Some(b),
             _ => None,
         };
-        let result = Err(Failure::Medium(io::Error::other("told to fail")));
+        let result = Err(failure);
         let done = Done { tag: pending.io.tag, result, buffers };
         FINISHED.with_borrow_mut(|f| f.push((pending.engine, done)));
     }
@@ -193,6 +217,10 @@ impl TestVolume {
                 state.bytes[from..from + sectors.0 as usize * 512].fill(0);
             }
             Op::Flush => state.flushes += 1,
+            Op::Command(command) => match &mut state.commands {
+                Some(commands) => commands.push(command),
+                None => panic!("{command:?} is not for a medium without zones"),
+            },
         }
         done
     }
@@ -209,6 +237,15 @@ impl Volume for TestVolume {
 
     fn record(&self, zone: ZoneId, state: Snapshot) {
         self.state.lock().unwrap().recorded.push((zone, state));
+    }
+
+    fn runs_commands(&self) -> bool {
+        self.state.lock().unwrap().commands.is_some()
+    }
+
+    fn recheck(&self, zone: ZoneId) -> Option<Snapshot> {
+        let state = self.state.lock().unwrap();
+        state.truth.iter().rev().find(|(z, _)| *z == zone).map(|(_, s)| *s)
     }
 
     fn engine(self: Arc<Self>, _depth: u32) -> Result<Box<dyn Engine>, EngineError> {

@@ -112,7 +112,7 @@ impl SlowVolume {
             Op::Zero { sectors, .. } | Op::Discard { sectors } => {
                 bytes[from..from + sectors.0 as usize * 512].fill(0);
             }
-            Op::Flush => {}
+            Op::Flush | Op::Command(_) => {}
         }
         done
     }

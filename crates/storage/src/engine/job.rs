@@ -3,15 +3,19 @@
 use zvb_ring::Buffers;
 use zvb_wire::SECTOR_BYTES;
 
-use crate::volume::{Done, Failure, Io, Op};
+use crate::volume::{Command, Done, Failure, Io, Op};
 
 /// What a job does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Read,
     Write,
-    Zero { unmap: bool },
+    Zero {
+        unmap: bool,
+    },
     Flush,
+    /// Of media with zones of their own.
+    Command(Command),
 }
 
 /// An operation, in bytes, and how far it is.
@@ -41,6 +45,7 @@ impl Job {
             Op::Zero { sectors, unmap } => (Kind::Zero { unmap }, None, bytes(sectors.0)),
             Op::Discard { sectors } => (Kind::Zero { unmap: true }, None, bytes(sectors.0)),
             Op::Flush => (Kind::Flush, None, 0),
+            Op::Command(command) => (Kind::Command(command), None, 0),
         };
         let len = buffers.as_ref().map_or(len, Buffers::len);
         Self { tag: io.tag, kind, buffers, at: bytes(io.at.0), len, done: 0, epoch: 0 }

@@ -171,7 +171,7 @@ impl Flight {
                 let how = zero_flags(unmap).bits().cast_signed();
                 opcode::Fallocate::new(fd, bytes).offset(at).mode(how).build()
             }
-            (Kind::Flush, _) => opcode::Nop::new().build(),
+            (Kind::Flush | Kind::Command(_), _) => opcode::Nop::new().build(),
         };
         self.job = Some(job);
         entry
