@@ -14,7 +14,6 @@ use support::raw::{Raw, ask_id, wait_for};
 use support::volume::SlowVolume;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
-use zvb_driver::Error;
 use zvb_host::vhost_user::{BackendMessage, Channel, FrontendRequest as R, Patience, Received};
 
 /// CONFIG_CHANGE_MSG, which wants no answer.
@@ -249,6 +248,9 @@ fn our_driver_notices() {
     assert!(disk.config_changed().unwrap());
     assert!(!disk.refresh().unwrap(), "nothing changed after all");
     assert!(!disk.config_changed().unwrap());
-    assert!(matches!(disk.wait(0, Some(20)), Err(Error::Transport(_))), "told twice");
+    // A signal for an answer that was polled already may come late, but only one.
+    let wakes = (0..3).filter(|_| disk.wait(0, Some(20)).is_ok()).count();
+    assert!(wakes <= 1, "told again and again");
+    assert!(!disk.config_changed().unwrap());
     disk.flush().unwrap();
 }
