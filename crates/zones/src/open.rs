@@ -179,7 +179,7 @@ impl Zones {
         if state.condition == Condition::ImplicitOpen {
             self.opened.busy.remove(&mut self.zones, zone);
             self.opened.idle.push(&mut self.zones, zone);
-            // Only a write that succeeds opens a zone, so one that nothing was written to is empty still.
+            // A write that left nothing opens no zone, so one that nothing was written to is empty still.
             if nothing || self.opened.draining == Some(zone) {
                 self.close(zone);
             }

@@ -31,6 +31,13 @@ pub enum Outcome {
     Done,
     /// Any part of it may have been written.
     Failed,
+    /// It failed too, and what reached the medium is known: all that lies before `end`, and nothing from
+    /// there on. The write pointer tells.
+    Torn {
+        /// A sector of the disk, inside the write or where it begins, on a multiple of the write
+        /// granularity.
+        end: Sector,
+    },
 }
 
 /// A write that is over, and can be answered.
@@ -289,7 +296,7 @@ impl Zones {
         outcome: Outcome,
         mut released: impl FnMut(Released),
     ) {
-        if outcome == Outcome::Failed {
+        if outcome != Outcome::Done {
             self.zone_mut(zone).failing = true;
         }
         while let Some(first) = self.zone(zone).writes.first() {
@@ -300,11 +307,13 @@ impl Zones {
             let Some(write) = self.writes.pop(&mut state.writes) else {
                 return;
             };
-            let ok = outcome == Outcome::Done && !state.broken;
-            if ok {
-                self.advance(zone, write.end);
-            } else {
-                state.broken = true;
+            let sound = !state.broken;
+            let ok = sound && outcome == Outcome::Done;
+            state.broken = !ok;
+            match outcome {
+                Outcome::Done if sound => self.advance(zone, write.end),
+                Outcome::Torn { end } if sound => self.advance_torn(zone, end, write.end),
+                _ => {}
             }
             self.drop_flight(zone);
             released(Released { owner: write.owner, ok });
@@ -315,10 +324,15 @@ impl Zones {
     fn end_preferred(&mut self, index: u32, outcome: Outcome, mut released: impl FnMut(Released)) {
         let Write { owner, end, first, last, .. } = self.writes.remove(index);
         let zones = || (first.0..=last.0).map(ZoneId);
-        let ok = outcome == Outcome::Done && zones().all(|zone| !self.zone(zone).broken);
+        let sound = zones().all(|zone| !self.zone(zone).broken);
+        let ok = sound && outcome == Outcome::Done;
         for zone in zones() {
-            if ok {
-                self.advance(zone, end);
+            match outcome {
+                Outcome::Done if sound => self.advance(zone, end),
+                Outcome::Torn { end: torn } if sound => self.advance_torn(zone, torn, end),
+                _ => {}
+            }
+            if sound && outcome != Outcome::Failed {
                 // Told even when the pointer stays: the zone may have data now where it was all zeroes.
                 self.mark_changed(zone);
             }
@@ -328,6 +342,16 @@ impl Zones {
             }
         }
         released(Released { owner, ok });
+    }
+
+    /// Moves the write pointer of `zone` to where a write was torn that was to end at `whole`.
+    fn advance_torn(&mut self, zone: ZoneId, end: Sector, whole: Sector) {
+        let (start, granule) = (self.geometry.start(zone), self.geometry.granule());
+        debug_assert!(end < whole && end.is_multiple_of(granule), "torn at {end} of {whole}");
+        // A zone behind the tear has nothing of the write.
+        if end > start {
+            self.advance(zone, end);
+        }
     }
 
     /// Moves the write pointer of `zone` to where a write that ends at `end` ends in it, unless it is

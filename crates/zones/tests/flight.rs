@@ -68,6 +68,8 @@ struct Flight {
     end: u64,
     /// It will fail, whatever its I/O does: its zone failed, or one before it did.
     doomed: bool,
+    /// Doomed by another, or by its zone.
+    spoilt: bool,
     /// Its zone was open when it began.
     open: bool,
 }
@@ -340,7 +342,14 @@ impl World {
             let unlimited = self.geometry.spec().max_open == 0 || self.required(zone);
             let as_it_was = matches!(state, Condition::Empty | Condition::Closed) && !unlimited;
             assert!(open || as_it_was || state == Condition::Full, "{request:?}, {state:?}");
-            self.flights[zone].push_back(Flight { owner, at, end, doomed: false, open });
+            self.flights[zone].push_back(Flight {
+                owner,
+                at,
+                end,
+                doomed: false,
+                spoilt: false,
+                open,
+            });
         }
         self.done -= 1;
         self.owners[owner] = Owner::Writing { id };
@@ -351,12 +360,15 @@ impl World {
         let Owner::Writing { id } = writing else {
             panic!("owner {owner} does not write");
         };
-        if outcome == Outcome::Failed {
+        if outcome != Outcome::Done {
             for zone in 0..self.flights.len() {
                 if self.required(zone) {
                     let mine = self.flights[zone].iter().position(|flight| flight.owner == owner);
                     let behind = mine.unwrap_or(usize::MAX);
-                    self.flights[zone].iter_mut().skip(behind).for_each(|f| f.doomed = true);
+                    for (i, flight) in self.flights[zone].iter_mut().enumerate().skip(behind) {
+                        flight.doomed = true;
+                        flight.spoilt |= i != behind;
+                    }
                 }
             }
         }
@@ -367,17 +379,32 @@ impl World {
         }
     }
 
+    /// Somewhere in the owner's write.
+    fn tear(&mut self, owner: usize) -> Outcome {
+        let flight = self.flights.iter().flatten().find(|flight| flight.owner == owner).unwrap();
+        let (at, end, granule) = (flight.at, flight.end, self.geometry.granule().0);
+        let first = at.next_multiple_of(granule);
+        let places = end.saturating_sub(first).div_ceil(granule);
+        match places {
+            0 => Outcome::Failed,
+            places => Outcome::Torn { end: Sector(first + self.dice.roll(places) * granule) },
+        }
+    }
+
     fn release(&mut self, owner: usize, ok: bool) {
         let ended = std::mem::replace(&mut self.owners[owner], Owner::Idle);
         let Owner::Ended { outcome } = ended else {
             panic!("owner {owner} is released and has not ended: {ended:?}");
         };
         let mut expected = outcome == Outcome::Done;
+        let mut sound = true;
         for zone in 0..self.flights.len() {
             let mine = self.flights[zone].iter().position(|flight| flight.owner == owner);
             if let Some(mine) = mine {
                 assert!(mine == 0 || !self.required(zone), "released out of order");
                 expected &= !self.flights[zone][mine].doomed;
+                // Itself torn it is doomed; torn behind another it leaves nothing.
+                sound &= !self.flights[zone][mine].spoilt;
             }
         }
         assert_eq!(ok, expected, "owner {owner} of zones {:?}", self.flights);
@@ -390,10 +417,13 @@ impl World {
             if ok && self.required(zone) {
                 assert_eq!(flight.at - self.start(zone), self.written[zone]);
             }
-            if ok {
-                let len = self.geometry.len(ZoneId(zone as u32)).0;
-                self.written[zone] = self.written[zone].max(end.min(len));
-            }
+            let kept = match outcome {
+                Outcome::Torn { end } if sound => end.0.saturating_sub(self.start(zone)),
+                _ if ok => end,
+                _ => 0,
+            };
+            let len = self.geometry.len(ZoneId(zone as u32)).0;
+            self.written[zone] = self.written[zone].max(kept.min(len));
         }
         self.done += 1;
     }
@@ -407,7 +437,10 @@ impl World {
             let _ = self.zones.set_condition(id, Forced::Restored);
         } else {
             self.zones.set_condition(id, forced).unwrap();
-            self.flights[zone].iter_mut().for_each(|flight| flight.doomed = true);
+            for flight in &mut self.flights[zone] {
+                flight.doomed = true;
+                flight.spoilt = true;
+            }
             for owner in &mut self.owners {
                 if let Owner::Commanding { request: Request::Manage { zone, .. }, doomed, .. } =
                     owner
@@ -486,8 +519,12 @@ impl World {
                     }
                 }
                 Owner::Writing { .. } => {
-                    let failed = trouble && self.dice.chance(10);
-                    self.end(owner, if failed { Outcome::Failed } else { Outcome::Done });
+                    let outcome = match self.dice.roll(20) {
+                        0 if trouble => Outcome::Failed,
+                        1 if trouble => self.tear(owner),
+                        _ => Outcome::Done,
+                    };
+                    self.end(owner, outcome);
                 }
                 Owner::Commanding { .. } => {
                     let failed = trouble && self.dice.chance(20);

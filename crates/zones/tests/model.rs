@@ -12,11 +12,29 @@ use zvb_zones::{
 
 #[derive(Clone, Copy, Debug)]
 enum Command {
-    Write { at: u64, sectors: u64 },
-    Append { at: u64, sectors: u64 },
-    Manage { what: Manage, at: u64 },
+    Write {
+        at: u64,
+        sectors: u64,
+    },
+    /// A write of which only `kept` sectors, at least one, reach the medium.
+    Torn {
+        at: u64,
+        sectors: u64,
+        kept: u64,
+    },
+    Append {
+        at: u64,
+        sectors: u64,
+    },
+    Manage {
+        what: Manage,
+        at: u64,
+    },
     ResetAll,
-    Force { zone: u32, to: Forced },
+    Force {
+        zone: u32,
+        to: Forced,
+    },
 }
 
 // The model: vectors, searches and copies.
@@ -73,6 +91,9 @@ impl Model {
         let mut after = self.clone();
         let answer = match command {
             Command::Write { at, sectors } => after.write(at, sectors).map(|()| at),
+            Command::Torn { at, sectors, kept } => {
+                return self.torn(after, at, sectors, kept);
+            }
             Command::Append { at, sectors } => after.append(at, sectors),
             Command::Manage { what, at } => after.manage(what, at).map(|()| 0),
             Command::ResetAll => {
@@ -90,6 +111,17 @@ impl Model {
             *self = after;
         }
         answer
+    }
+
+    /// What may be written is written as far as it is kept, and fails.
+    fn torn(&mut self, mut whole: Self, at: u64, sectors: u64, kept: u64) -> Answer {
+        whole.write(at, sectors)?;
+        let required = |zone: &&Zone| zone.start <= at && at < zone.start + zone.len;
+        let zone = self.zones.iter().find(required);
+        if zone.is_some_and(|zone| zone.kind == ZoneType::SequentialRequired) {
+            self.write(at, kept)?;
+        }
+        Err(Status::IOERR)
     }
 
     fn write(&mut self, at: u64, sectors: u64) -> Result<(), Status> {
@@ -301,7 +333,7 @@ impl Subject {
             Refused::Wait(_) => panic!("nothing is in flight, and yet {command:?} waits"),
         };
         let begun = match command {
-            Command::Write { at, sectors } => {
+            Command::Write { at, sectors } | Command::Torn { at, sectors, .. } => {
                 self.zones.begin_write(Sector(at), Sector(sectors), at ^ 0xabc, None)
             }
             Command::Append { at, sectors } => {
@@ -320,14 +352,19 @@ impl Subject {
         };
         let begun = begun.map_err(status)?;
         if let Some(write) = begun.write {
-            let mut released = Vec::new();
-            self.zones.end_write(write, Outcome::Done, |r| released.push((r.owner, r.ok)));
-            let (Command::Write { at, .. } | Command::Append { at, .. }) = command else {
-                unreachable!()
+            let (outcome, at) = match command {
+                Command::Torn { at, kept, .. } => (Outcome::Torn { end: Sector(at + kept) }, at),
+                Command::Write { at, .. } | Command::Append { at, .. } => (Outcome::Done, at),
+                _ => unreachable!(),
             };
-            assert_eq!(released, [(at ^ 0xabc, true)]);
+            let mut released = Vec::new();
+            self.zones.end_write(write, outcome, |r| released.push((r.owner, r.ok)));
+            assert_eq!(released, [(at ^ 0xabc, outcome == Outcome::Done)]);
         }
-        Ok(begun.at.0)
+        match command {
+            Command::Torn { .. } => Err(Status::IOERR),
+            _ => Ok(begun.at.0),
+        }
     }
 }
 
@@ -414,6 +451,12 @@ fn commands(spec: &GeometrySpec, faults: bool) -> Vec<Command> {
         for zone in 0..zones {
             let forced = [Forced::ReadOnly, Forced::Offline, Forced::Restored];
             commands.extend(forced.map(|to| Command::Force { zone, to }));
+        }
+        let granule = u64::from(spec.write_granularity / 512);
+        let managed = spec.model == Kind::HostManaged;
+        for at in (0..disk).step_by(granule as usize).filter(|_| managed) {
+            let torn = |kept| Command::Torn { at, sectors: 2 * granule, kept };
+            commands.push(torn(granule));
         }
     }
     commands
