@@ -1,15 +1,17 @@
 //! The disk as every guest sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use zvb_storage::{Shape, Volume};
 use zvb_wire::zerocopy::little_endian::{U16, U32, U64};
 use zvb_wire::{Config, Features, Model, SECTOR_BYTES, Topology, ZonedCharacteristics};
 use zvb_zones::RestoreError;
 
+use crate::faults::Faults;
 use crate::listener::{ConfigListener, Listeners, weak};
 use crate::observer::{Observer, Silent};
 use crate::session::Session;
+use crate::stats::QueueCounters;
 use crate::table::Table;
 
 /// What can be chosen about a device, whatever it is made of.
@@ -28,6 +30,8 @@ pub struct DeviceOptions {
     pub secure_erase: bool,
     /// What the transport is, beside what the device is.
     pub transport: TransportFeatures,
+    /// Requests are timed for [`Device::stats`], which costs a look at the clock or two per turn.
+    pub timing: bool,
     /// Who is told what goes wrong.
     pub observer: Arc<dyn Observer>,
 }
@@ -49,6 +53,7 @@ impl Default for DeviceOptions {
             seg_max: 126,
             secure_erase: false,
             transport: TransportFeatures::default(),
+            timing: false,
             observer: Arc::new(Silent),
         }
     }
@@ -97,6 +102,11 @@ pub struct Device {
     pub(crate) options: DeviceOptions,
     /// As the volume says.
     pub(crate) runs_commands: bool,
+    pub(crate) faults: Faults,
+    /// For each queue.
+    pub(crate) counters: Box<[QueueCounters]>,
+    /// The guest of the moment.
+    pub(crate) guest: Mutex<Weak<Session>>,
     offered: Features,
     config: Config,
     listeners: Listeners,
@@ -132,8 +142,19 @@ impl Device {
         let offered = offered_features(volume.shape(), &options);
         let config = config_space(volume.shape(), &options);
         let runs_commands = volume.runs_commands();
-        let listeners = Listeners::default();
-        Ok(Arc::new(Self { volume, table, options, runs_commands, offered, config, listeners }))
+        let counters = (0..options.queues).map(|_| QueueCounters::default()).collect();
+        Ok(Arc::new(Self {
+            volume,
+            table,
+            options,
+            faults: Faults::default(),
+            counters,
+            guest: Mutex::default(),
+            runs_commands,
+            offered,
+            config,
+            listeners: Listeners::default(),
+        }))
     }
 
     /// What is offered to a guest.
@@ -158,7 +179,9 @@ impl Device {
 
     /// A new guest. The session before it must have no lane left.
     pub fn session(self: &Arc<Self>) -> Arc<Session> {
-        Session::new(Arc::clone(self))
+        let session = Session::new(Arc::clone(self));
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&session);
+        session
     }
 
     /// From now on, and for as long as it lives, `listener` is told when the configuration space changes.

@@ -1,8 +1,12 @@
 //! One queue of a device, in turns.
 
+mod counted;
+mod faulty;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use zvb_ring::{DeviceQueue, RingError};
 use zvb_storage::{Command, Done, Engine, EngineError, Failure, Io, Op};
@@ -11,11 +15,13 @@ use zvb_wire::{ID_BYTES, Sector, Status, ZoneDescriptor, ZoneReportHeader, ZoneT
 use zvb_zones::{Manage, Outcome, Refused, WriteId, Zones, check_read, describe};
 
 use crate::device::secure_erase_unit;
+use crate::kind::Kind;
 use crate::observer::Observer;
 use crate::request::{Request, Rules, bytes, parse};
 use crate::session::{Mail, Session, Wake};
 use crate::slot::{Slot, Stage};
 use crate::table::Table;
+use faulty::Delayed;
 
 /// Why there is no lane.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +85,12 @@ pub struct Lane {
     progress: bool,
     answered: bool,
     retired: bool,
+    /// A request of this turn may be hit by a fault that was asked for.
+    armed: bool,
+    /// Requests that such a fault holds up.
+    delayed: Vec<Delayed>,
+    /// The time, where requests are timed and it was looked at since I/O was last started.
+    clock: Option<Instant>,
     // Lists that are empty between turns, kept for their room.
     done: Vec<Done>,
     decided: Vec<(u32, Decided)>,
@@ -128,6 +140,9 @@ impl Lane {
             progress: false,
             answered: false,
             retired: false,
+            armed: false,
+            delayed: Vec::new(),
+            clock: None,
             done: Vec::new(),
             decided: Vec::new(),
             released: Vec::new(),
@@ -139,8 +154,13 @@ impl Lane {
     /// answers what is finished. Never waits. Bounded: takes at most a queue's worth of chains.
     pub fn turn(&mut self, pull: bool) -> Turn {
         self.progress = false;
+        self.armed = self.session.device.faults().armed();
+        self.clock = None;
         self.read_mail();
         self.reap();
+        if !self.delayed.is_empty() {
+            self.end_delays(!pull);
+        }
         if pull && !self.retired {
             self.pull();
         }
@@ -148,6 +168,7 @@ impl Lane {
         loop {
             self.settle();
             self.engine.start();
+            self.clock = None;
             if !self.reap() {
                 break;
             }
@@ -157,7 +178,8 @@ impl Lane {
     }
 
     /// Asks to be notified of new chains. True: the driving thread may sleep until the queue is kicked,
-    /// the lane is woken or [`event`](Self::event) is readable. False: something came meanwhile.
+    /// the lane is woken, [`event`](Self::event) is readable or [`deadline`](Self::deadline) has come. False:
+    /// something came meanwhile.
     pub fn prepare_sleep(&mut self) -> bool {
         if self.retry || self.mailbox().has_mail() {
             return false;
@@ -236,7 +258,10 @@ impl Lane {
                 (self.slots.len() - 1) as u32
             });
             let slot = &mut self.slots[index as usize];
-            match parse(chain, &rules, slot, &mut self.queue) {
+            let parsed = parse(chain, &rules, slot, &mut self.queue);
+            slot.kind = if parsed.is_ok() { Kind::of(&slot.request) } else { Kind::Refused };
+            self.count_taken(index);
+            match parsed {
                 Ok(()) => self.begin(index),
                 Err(refused) => {
                     if let Some(fault) = &refused.fault {
@@ -250,6 +275,9 @@ impl Lane {
 
     /// Starts a request that was just parsed: at once when it needs no decision about zones.
     fn begin(&mut self, index: u32) {
+        if self.armed && self.hurt_at_start(index) {
+            return;
+        }
         let slot = &self.slots[index as usize];
         let zoned = self.session.device.table.is_some();
         match slot.request {
@@ -371,6 +399,9 @@ impl Lane {
 
     /// Gives the engine a change that is allowed: `slot.at` is where an append goes.
     fn start_write(&mut self, index: u32) {
+        if self.armed && self.hurt_at_medium(index) {
+            return;
+        }
         let step = self.range_step(index);
         let slot = &mut self.slots[index as usize];
         let (at, op) = match slot.request {
@@ -436,14 +467,21 @@ impl Lane {
         if let Err(why) = &result {
             slot.failure = failure_status(why);
         }
+        let torn = slot.torn.take();
         if let Some(write) = slot.write.take() {
             // The zone's pointer moves under the lock, behind those before it.
             slot.stage = Stage::Held;
-            self.ended.push((write, if result.is_ok() { Outcome::Done } else { Outcome::Failed }));
+            let outcome = match (&result, torn) {
+                (Err(_), _) => Outcome::Failed,
+                (Ok(()), Some(end)) => Outcome::Torn { end },
+                (Ok(()), None) => Outcome::Done,
+            };
+            self.ended.push((write, outcome));
             return;
         }
         let (stage, failure) = (slot.stage, slot.failure);
         match (stage, result) {
+            _ if torn.is_some() => self.answer(index, failure, 0),
             (_, Err(_)) => self.answer(index, failure, 0),
             (Stage::Commit, Ok(())) => self.answer(index, Status::OK, 0),
             (_, Ok(())) => match request {
@@ -488,10 +526,12 @@ impl Lane {
         let appended = if status == Status::OK { slot.at } else { Sector(u64::MAX) };
         slot.stage = Stage::Free;
         slot.ticket = None;
+        slot.hurt = false;
         match slot.reply.take() {
             Some(reply) => reply.spend(&mut self.queue, status, appended, data),
             None => unreachable!("slot {index} is answered twice"),
         }
+        self.count_answered(index, status, data);
         self.answered = true;
         self.progress = true;
         self.free.push(index);
@@ -514,7 +554,7 @@ impl Lane {
             let wants_retry = self.decide();
             self.act();
             if wants_retry {
-                self.session.retry_all(self.index);
+                self.session.retry_all(Some(self.index));
                 self.retry = !self.parked.is_empty();
             }
         }

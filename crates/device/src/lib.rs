@@ -11,16 +11,24 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod faults;
+mod force;
+mod kind;
 mod lane;
 mod listener;
 mod observer;
 mod request;
 mod session;
 mod slot;
+mod stats;
 mod table;
 
 pub use device::{Device, DeviceError, DeviceOptions, TransportFeatures};
+pub use faults::{Fault, FaultError, FaultSpec, Faults, Harm};
+pub use force::{ForceError, Forced};
+pub use kind::{Kind, Kinds};
 pub use lane::{Lane, LaneError, Turn};
 pub use listener::ConfigListener;
 pub use observer::{GuestFault, Observer, Silent};
 pub use session::{ConfigError, FeatureRefusal, Session, Wake};
+pub use stats::{KindStats, Stats};

@@ -4,6 +4,8 @@ use zvb_ring::RingError;
 use zvb_storage::Failure;
 use zvb_wire::{RequestType, Sector};
 
+use crate::faults::Harm;
+
 /// Listens to what goes wrong. Called from the workers: must be quick and must not wait.
 pub trait Observer: Send + Sync {
     /// The guest did what it must not; it got a status where that was possible.
@@ -14,6 +16,12 @@ pub trait Observer: Send + Sync {
 
     /// The medium failed: the guest got IOERR.
     fn medium_fault(&self, queue: u16, request: RequestType, at: Sector, why: &Failure);
+
+    /// A fault that was asked for hits a request at `at` (0 for one that concerns no sector): it is
+    /// delayed, or this befalls it.
+    fn fault_injected(&self, queue: u16, request: RequestType, at: Sector, harm: Option<Harm>) {
+        let _ = (queue, request, at, harm);
+    }
 }
 
 /// Listens to nothing.

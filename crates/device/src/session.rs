@@ -160,12 +160,12 @@ impl Session {
     }
 
     /// Tells every lane that waits, but `except`, that it may go on.
-    pub(crate) fn retry_all(&self, except: u16) {
+    pub(crate) fn retry_all(&self, except: Option<u16>) {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             return;
         }
         for (index, mailbox) in self.mailboxes.iter().enumerate() {
-            if index != usize::from(except) {
+            if except.is_none_or(|except| index != usize::from(except)) {
                 mailbox.post(Mail::Retry);
             }
         }

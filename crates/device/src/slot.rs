@@ -1,11 +1,14 @@
 //! One request in flight, from its chain to its used entry.
 
+use std::time::Instant;
+
 use zvb_ring::{Buffers, DeviceQueue, Head};
 use zvb_wire::zerocopy::IntoBytes;
 use zvb_wire::zerocopy::little_endian::U64;
 use zvb_wire::{AppendInHeader, DiscardSegment, Sector, Status};
 use zvb_zones::{Ticket, WriteId};
 
+use crate::kind::Kind;
 use crate::request::Request;
 
 /// Where the answer of one request goes: spent exactly once, by [`Reply::spend`].
@@ -59,6 +62,8 @@ pub(crate) enum Stage {
     Deciding,
     /// Waits for I/O of others, with a ticket.
     Parked,
+    /// Held up by a fault that was asked for.
+    Delayed,
     /// In the engine.
     Medium,
     /// Its write is done, and waits for those before it in the zone.
@@ -87,6 +92,13 @@ pub(crate) struct Slot {
     /// goes zone by zone: what is left of a range is what stands here.
     pub(crate) ranges: Vec<DiscardSegment>,
     pub(crate) next_range: usize,
+    pub(crate) kind: Kind,
+    /// When it was taken, where requests are timed.
+    pub(crate) begun: Option<Instant>,
+    /// It has met the fault that was asked for: no other hits it.
+    pub(crate) hurt: bool,
+    /// The medium is given only what lies before this, of a write that is to be torn.
+    pub(crate) torn: Option<Sector>,
 }
 
 impl Slot {
@@ -102,6 +114,21 @@ impl Slot {
             at: Sector::ZERO,
             ranges: Vec::new(),
             next_range: 0,
+            kind: Kind::Refused,
+            begun: None,
+            hurt: false,
+            torn: None,
+        }
+    }
+
+    /// The first sector that it concerns, for what is said of it; 0 for what concerns none.
+    pub(crate) fn place(&self) -> Sector {
+        match self.request {
+            Request::Read { at, .. } | Request::Write { at, .. } => at,
+            Request::Report { from } => from,
+            Request::Manage { zone, .. } => zone,
+            Request::Append { .. } => self.at,
+            _ => self.range().map_or(Sector::ZERO, |(at, _, _)| at),
         }
     }
 

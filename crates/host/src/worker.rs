@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -287,6 +287,13 @@ fn make_lane(job: &Job, bell: &Arc<Bell>) -> Result<Lane, StartError> {
     Ok(job.guest.lane(job.index, queue, wake)?)
 }
 
+/// How long to wait for `deadline`.
+fn until(deadline: Instant) -> Timespec {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // Longer than anything is held up.
+    Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+}
+
 struct Runner {
     lane: Lane,
     index: u16,
@@ -392,7 +399,9 @@ impl Runner {
     /// Waits until there is something to do.
     fn sleep(&mut self) {
         let pulls = !self.stopping && !self.retired && !self.lost;
-        let timeout = if self.looks && pulls { Some(LOOK_EVERY) } else { None };
+        let look = if self.looks && pulls { Some(LOOK_EVERY) } else { None };
+        let deadline = self.lane.deadline().map(until);
+        let timeout = look.into_iter().chain(deadline).min_by_key(|t| (t.tv_sec, t.tv_nsec));
         let kick = self.kick.as_ref().filter(|_| pulls);
         let event = self.lane.event();
         // The bell stands in for what is not there, asked for nothing.

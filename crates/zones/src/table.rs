@@ -221,6 +221,11 @@ impl Zones {
         describe(&self.geometry, zone, self.snapshot(zone))
     }
 
+    /// True when writes to `zone` are in flight (those to conventional zones are not counted).
+    pub fn is_busy(&self, zone: ZoneId) -> bool {
+        self.zone(zone).in_flight != 0
+    }
+
     /// How many zones are open and closed.
     pub fn counts(&self) -> Counts {
         self.opened.counts

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use zvb_device::{GuestFault, Observer};
+use zvb_device::{GuestFault, Harm, Observer};
 use zvb_ring::RingError;
 use zvb_storage::Failure;
 use zvb_wire::{RequestType, Sector};
@@ -133,6 +133,16 @@ impl Observer for LogObserver {
         let why = Chain(why);
         self.log
             .log(Level::Error, format_args!("queue {queue}: {request:?} at sector {at}: {why}"));
+    }
+
+    fn fault_injected(&self, queue: u16, request: RequestType, at: Sector, harm: Option<Harm>) {
+        let harm = match harm {
+            Some(Harm::Fail(_)) => "fails",
+            Some(Harm::Tear(_)) => "is torn",
+            None => "is delayed",
+        };
+        let line = format_args!("queue {queue}: {request:?} at sector {at} {harm}, as told");
+        self.log.log(Level::Debug, line);
     }
 }
 
