@@ -176,3 +176,26 @@ fn states_found_on_the_volume_are_where_the_device_goes_on() {
     assert_eq!(g.simple(RequestType::ZONE_RESET_ALL, 0), Status::OK);
     assert_eq!(g.conditions(), [NotWp, Empty, Empty, Empty, ReadOnly, Offline]);
 }
+
+#[test]
+fn a_reset_between_two_writes_is_recorded_though_nobody_saw_the_zone_empty() {
+    for model in [Model::HostAware, Model::HostManaged] {
+        let volume = TestVolume::zoned(small(model, 0, 0));
+        let mut g = Guest::new(&session(&volume), 0);
+        volume.manual();
+        g.send_write(32, &pattern(1, 8));
+        g.turn();
+        // All in one turn: the write ends, the zone is reset and written again.
+        volume.finish(0);
+        let before = volume.records(1).len();
+        g.send(&[&Guest::header(RequestType::ZONE_RESET, 32)], &[1]);
+        g.send_write(32, &pattern(2, 8));
+        g.turn();
+        let records = volume.records(1).split_off(before);
+        let told: Vec<_> = records.iter().map(|r| (r.condition(), r.written().0)).collect();
+        assert_eq!(told, [(Condition::Empty, 0), (Condition::ImplicitOpen, 0)], "{model:?}");
+        volume.finish(0);
+        g.turn();
+        assert_eq!(g.lane.in_flight(), 0);
+    }
+}

@@ -55,6 +55,8 @@ pub(crate) struct Zone {
     pub(crate) condition: Condition,
     /// It is in [`Zones::changed`].
     dirty: bool,
+    /// It was reset since it came there.
+    reset: bool,
     /// A write in flight failed, or all of them will: none is begun until the last has ended.
     pub(crate) failing: bool,
     /// What is in flight fails when it ends: it stands behind a failed write, or the zone failed.
@@ -78,6 +80,7 @@ impl Zone {
             in_flight: 0,
             condition: state.condition(),
             dirty: false,
+            reset: false,
             failing: false,
             broken: false,
         }
@@ -231,18 +234,27 @@ impl Zones {
         self.opened.counts
     }
 
-    /// Gives `f` every zone whose state has changed since the last call, once, with its state now. Those
-    /// that are not active come first, so that whoever notes one after the other never has more active
-    /// zones than may be.
+    /// Gives `f` every zone whose state has changed since the last call, with its state now. Those that are
+    /// not active come first, so that whoever notes one after the other never has more active zones than
+    /// may be. A zone that was reset and is not empty any more comes twice, empty first: or nobody would
+    /// know that what was written before is gone.
     pub fn take_changed(&mut self, mut f: impl FnMut(ZoneId, Snapshot)) {
         let mut changed = core::mem::take(&mut self.changed);
-        for active in [false, true] {
-            for zone in &changed {
-                let state = self.zone_mut(*zone);
-                if state.condition.is_active() == active {
-                    state.dirty = false;
-                    f(*zone, state.snapshot());
-                }
+        for zone in &changed {
+            let state = self.zone_mut(*zone);
+            let (now, reset) = (state.snapshot(), core::mem::take(&mut state.reset));
+            if reset && now.condition() != Condition::Empty {
+                f(*zone, Snapshot::EMPTY);
+            }
+            if !now.condition().is_active() {
+                f(*zone, now);
+            }
+        }
+        for zone in &changed {
+            let state = self.zone_mut(*zone);
+            state.dirty = false;
+            if state.condition.is_active() {
+                f(*zone, state.snapshot());
             }
         }
         changed.clear();
@@ -386,6 +398,7 @@ impl Zones {
         state.reserved = 0;
         if state.written != 0 || preferred {
             state.written = 0;
+            state.reset = true;
             self.mark_changed(zone);
         }
         self.transition(zone, Condition::Empty);

@@ -161,6 +161,12 @@ impl TestVolume {
         self.state.lock().unwrap().flushes
     }
 
+    /// All that was recorded for `zone`.
+    pub fn records(&self, zone: u32) -> Vec<Snapshot> {
+        let state = self.state.lock().unwrap();
+        state.recorded.iter().filter(|(z, _)| z.0 == zone).map(|(_, s)| *s).collect()
+    }
+
     /// What was recorded last for `zone`.
     pub fn recorded(&self, zone: u32) -> Option<Snapshot> {
         self.state.lock().unwrap().recorded.iter().rev().find(|(z, _)| z.0 == zone).map(|(_, s)| *s)
