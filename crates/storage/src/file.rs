@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, fadvise, fallocate, flock, seek,
@@ -15,7 +16,7 @@ use rustix::io::Errno;
 use zvb_ring::Buffers;
 
 use crate::medium::{Direct, Medium, MediumFile};
-use crate::sys::{Patience, Words, read_at, write_at, zero_flags};
+use crate::sys::{Patience, Words, claim_file, read_at, write_at, zero_flags};
 
 /// Bytes written at once where a file system can not make zeroes by itself.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -40,6 +41,9 @@ impl FileMedium {
             true => Some(reopen_direct(&file, path, writable)?),
             false => None,
         };
+        if writable {
+            wait_for_direct(direct.as_ref().unwrap_or(&file))?;
+        }
         Ok(Self { file, direct, words: Words::NONE, writable })
     }
 }
@@ -161,16 +165,60 @@ pub(crate) enum Lock {
     Exclusive,
 }
 
+/// How long the kernel may still be at work for a process that died, and keep its lock meanwhile.
+const LINGER: Duration = Duration::from_secs(10);
+/// The same, where the system does not tell whose the lock is.
+const LINGER_UNKNOWN: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Locks `file` until it is closed. False when another has a lock that forbids it.
+///
+/// A process that was killed may leave I/O behind that the kernel goes on with, and the file is locked until
+/// that is done: it is waited for.
 pub(crate) fn lock_file(file: &File, lock: Lock) -> io::Result<bool> {
     let operation = match lock {
         Lock::Shared => FlockOperation::NonBlockingLockShared,
         Lock::Exclusive => FlockOperation::NonBlockingLockExclusive,
     };
-    match flock(file, operation) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(e) => Err(e.into()),
+    let begun = Instant::now();
+    loop {
+        match flock(file, operation) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let patience = match lock_holder(file) {
+            Some(pid) if is_alive(pid) => return Ok(false),
+            Some(_) => LINGER,
+            None => LINGER_UNKNOWN,
+        };
+        if begun.elapsed() > patience {
+            return Ok(false);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// True while process `pid` can do anything.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    // "1234 (a name) S ...", where the name may be anything.
+    let state = stat.ok().and_then(|stat| stat.rsplit(") ").next()?.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Waits for the I/O past the page cache that a process left behind which was killed: the lock on the image
+/// is that of another open file, and does not tell of it. `last` is the one of our own that is closed last.
+fn wait_for_direct(last: &File) -> io::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match claim_file(last.as_fd()) {
+            Ok(true) => return Ok(()),
+            Ok(false) if begun.elapsed() > LINGER => return Err(io::ErrorKind::ResourceBusy.into()),
+            Ok(false) => std::thread::sleep(PAUSE),
+            // A file system without such locks.
+            Err(_) => return Ok(()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ mod fd;
 mod map;
 mod ring;
 
-pub(crate) use fd::{Patience, read_at, write_at};
+pub(crate) use fd::{Patience, claim_file, read_at, write_at};
 pub(crate) use map::{Bytes, Words};
 pub(crate) use ring::{Finished, Ring, zero_flags};
 

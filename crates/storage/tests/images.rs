@@ -230,6 +230,28 @@ fn one_writer_or_many_readers() {
 }
 
 #[test]
+fn what_a_dead_process_has_under_way_is_waited_for() {
+    let f = fixture(Model::HostManaged);
+    let file = File::options().read(true).write(true).open(&f.path).unwrap();
+    // It locks our open file, and is gone: as a server that was killed, with I/O that the kernel goes on with.
+    let mut flock = std::process::Command::new("flock");
+    let Ok(status) = flock.args(["--nonblock", "0"]).stdin(file.try_clone().unwrap()).status()
+    else {
+        eprintln!("not tried: there is no flock(1)");
+        return;
+    };
+    assert!(status.success());
+    drop(flock);
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| Image::open(&f.path, &options()).map(drop));
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        assert!(!opened.is_finished(), "it is locked");
+        drop(file);
+        opened.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn read_only_changes_nothing_and_hides_what_a_crash_left() {
     let f = fixture(Model::HostAware);
     let mut rng = Rng::new(1);

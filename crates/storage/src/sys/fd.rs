@@ -1,8 +1,8 @@
-//! Vectored reads and writes between a file and guest memory.
+//! Vectored reads and writes between a file and guest memory, and a lock on an open file.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::{ReadWriteFlags, preadv2, pwritev2};
 use zvb_ring::Buffers;
@@ -65,4 +65,49 @@ fn collect(buffers: &Buffers, range: Range<u64>, vecs: &mut [IoVec; RUNS_MAX]) -
         count += 1;
     }
     count
+}
+
+/// Takes the lock that one open file of an image has, for as long as it is open: as long as the kernel has
+/// something to do with it, whatever became of its process. False when another open file has it.
+pub(crate) fn claim_file(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // Of a byte that no file has.
+    let lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: libc::off_t::MAX - 1,
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: the descriptor is open, and the kernel only reads the structure, which lives through the call.
+    let failed = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } != 0;
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        _ if !failed => Ok(true),
+        Some(libc::EAGAIN | libc::EACCES) => Ok(false),
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn one_open_file_is_claimed_as_long_as_anything_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let open =
+            || File::options().create(true).append(true).open(folder.path().join("f")).unwrap();
+        let (first, second) = (open(), open());
+        assert!(claim_file(first.as_fd()).unwrap());
+        assert!(claim_file(first.as_fd()).unwrap(), "it has it already");
+        assert!(!claim_file(second.as_fd()).unwrap());
+        // The same open file, by another descriptor: as the kernel has it while I/O is under way.
+        let kept = first.try_clone().unwrap();
+        drop(first);
+        assert!(!claim_file(second.as_fd()).unwrap());
+        drop(kept);
+        assert!(claim_file(second.as_fd()).unwrap());
+    }
 }
