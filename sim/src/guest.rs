@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use zvb_driver::{Answer, Buffer, Completion, Features, Request, RequestError, SectorRange};
+use zvb_driver::{Answer, Completion, Features, Request, RequestError};
 use zvb_wire::{Sector, ZoneType};
 
 use crate::content::Tag;
 use crate::ledger::{Kind, Ledger, Mismatch, Outcome, View};
+use crate::load;
 use crate::memory::Memory;
 use crate::rig::{Rig, RigError};
 use crate::rng::Rng;
@@ -175,100 +176,18 @@ impl Guest {
         if roll > 90 {
             return self.read(rig, zone);
         }
-        let kind = match known.kind {
-            ZoneType::SequentialRequired => self.sequential(zone),
-            _ => self.scattered(rig, zone),
-        };
-        match kind {
+        let discard = rig.driver.info().features.contains(Features::DISCARD);
+        match load::choose(&self.setup, known, discard, &mut self.rng) {
             Some(kind) => self.send(rig, zone, kind),
             None => Ok(()),
         }
     }
 
-    /// Something to do with a zone that has a write pointer.
-    fn sequential(&mut self, zone: usize) -> Option<Kind> {
-        let (unit, resets) = (self.setup.unit(), self.setup.resets);
-        let known = &self.ledger.zones[zone];
-        let ((pointer, full), capacity, length) = (known.expected(), known.capacity, known.len);
-        let rng = &mut self.rng;
-        if full {
-            let kinds = [Kind::Reset, Kind::Finish, Kind::Touch];
-            return Some(if rng.chance(80) { Kind::Reset } else { rng.pick(&kinds) });
-        }
-        if rng.chance(resets) {
-            return Some(Kind::Reset);
-        }
-        let room = (capacity - pointer.min(capacity)) / unit;
-        let len = (unit * (1 + rng.below(room.min((16 / unit).max(1))))).min(capacity);
-        let append = self.setup.spec.is_some_and(|spec| spec.max_append.0 > 0);
-        Some(match rng.below(100) {
-            0..4 => Kind::Finish,
-            4..10 => Kind::Touch,
-            // Not at the pointer.
-            10..12 if pointer + unit + len <= length => Kind::Write { at: pointer + unit, len },
-            12..18 => Kind::Zero { at: pointer, len },
-            18..45 if append => Kind::Append { at: None, len: len.min(8) },
-            _ => Kind::Write { at: pointer, len },
-        })
-    }
-
-    /// Something to do with a zone that is written anywhere.
-    fn scattered(&mut self, rig: &Rig, zone: usize) -> Option<Kind> {
-        let (unit, resets) = (self.setup.unit(), self.setup.resets);
-        let known = &self.ledger.zones[zone];
-        let rng = &mut self.rng;
-        if known.kind == ZoneType::SequentialPreferred {
-            if rng.chance(resets) {
-                return Some(Kind::Reset);
-            }
-            match rng.below(100) {
-                0..3 => return Some(Kind::Finish),
-                3..8 => return Some(Kind::Touch),
-                _ => {}
-            }
-        }
-        let at = unit * rng.below(known.len / unit);
-        let len = unit * (1 + rng.below(((known.len - at) / unit).min((16 / unit).max(1))));
-        if known.is_busy(at, at + len) {
-            return None;
-        }
-        let conventional = known.kind == ZoneType::Conventional;
-        let discard = conventional && rig.driver.info().features.contains(Features::DISCARD);
-        Some(match rng.below(10) {
-            0 => Kind::Zero { at, len },
-            1 if discard => Kind::Discard { at, len },
-            _ => Kind::Write { at, len },
-        })
-    }
-
-    fn buffer(rig: &Rig, id: u64, len: u64) -> Result<Buffer<Memory>, Violation> {
-        let buffer = rig.driver.buffer(len as usize * 512);
-        let mut buffer = buffer.map_err(|e| Violation::Driver(e.to_string()))?;
-        for (i, sector) in (0..).zip(buffer.chunks_exact_mut(512)) {
-            sector.copy_from_slice(&Tag::new(id, i).block());
-        }
-        Ok(buffer)
-    }
-
     fn send(&mut self, rig: &mut Rig, zone: usize, kind: Kind) -> Result<(), Violation> {
-        let (id, start) = (self.next, self.ledger.zones[zone].start);
-        let named = Sector(start);
-        let range = |at, len| vec![SectorRange { at: Sector(start + at), sectors: len as u32 }];
-        let unmap = self.rng.chance(50);
-        let request = match kind {
-            Kind::Write { at, len } => {
-                Request::Write { at: Sector(start + at), buffer: Self::buffer(rig, id, len)? }
-            }
-            Kind::Append { len, .. } => {
-                Request::Append { zone: named, buffer: Self::buffer(rig, id, len)? }
-            }
-            Kind::Zero { at, len } => Request::WriteZeroes { ranges: range(at, len), unmap },
-            Kind::Discard { at, len } => Request::Discard { ranges: range(at, len) },
-            Kind::Finish => Request::Finish { zone: named },
-            Kind::Reset => Request::Reset { zone: named },
-            Kind::Touch if unmap => Request::Open { zone: named },
-            Kind::Touch => Request::Close { zone: named },
-        };
+        let (id, start) = (self.next, Sector(self.ledger.zones[zone].start));
+        let flag = self.rng.chance(50);
+        let request = load::request(&rig.driver, id, start, kind, flag);
+        let request = request.map_err(|e| Violation::Driver(e.to_string()))?;
         let queue = (zone as u64 % u64::from(self.setup.queues)) as u16;
         let sent = Sent { id, zones: vec![zone], kind: Some(kind), covers: None, hopeless: false };
         if self.submit(rig, queue, request, sent) {

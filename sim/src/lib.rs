@@ -5,7 +5,7 @@
 //!   reordered; the mapped words of the zone table may have been written back at any moment, and while
 //!   they were stored to. It can fail, and it can be told to do wrong.
 //! - [`volume`] does what engines are asked for in any order; [`machine`] is the device and the way to it.
-//! - [`ledger`] is the oracle. It knows what was asked and answered, and what an image promises.
+//! - [`load`] is what a guest asks for; [`ledger`] is the oracle. It knows what was asked and answered, and what an image promises.
 //! - [`run()`](run()) plays a seed: a guest works, all ends, and what is left is looked at, again and again.
 #![deny(unsafe_code)]
 
@@ -13,6 +13,7 @@ pub mod bytes;
 pub mod content;
 pub mod guest;
 pub mod ledger;
+pub mod load;
 pub mod machine;
 pub mod medium;
 pub mod memory;

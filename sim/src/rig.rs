@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use zvb_driver::{Disk as Driver, Features, Options};
 use zvb_storage::{CommitBy, EngineKind, Image, OpenOptions, Recovery, Refusal, Volume};
-use zvb_wire::{Condition, Sector};
 
-use crate::content::Tag;
 use crate::ledger::{Found, Ledger};
+use crate::load::look;
 use crate::machine::{Link, LinkError, Machine};
 use crate::medium::{Disk, Errors};
 use crate::memory::Memory;
@@ -94,28 +93,12 @@ impl Rig {
     /// What the zones are, by the driver. Nothing may be in flight.
     pub fn look(&mut self, ledger: &Ledger) -> Result<Vec<Found>, RigError> {
         let faults = self.link.faults();
-        let failed = |error| RigError::Read(error, faults.take());
-        let zones = match self.driver.info().zoned {
-            Some(zoned) => {
-                let zones = self.driver.zones().map_err(failed)?;
-                let active = zones.iter().filter(|zone| zone.condition.is_active()).count() as u32;
-                if zoned.max_active != 0 && active > zoned.max_active {
-                    return Err(RigError::Active { active, limit: zoned.max_active });
-                }
-                zones
-            }
-            None => Vec::new(),
-        };
-        let mut found = Vec::new();
-        for (i, known) in ledger.zones.iter().enumerate() {
-            let mut bytes = vec![0; known.len as usize * 512];
-            self.driver.read(Sector(known.start), &mut bytes).map_err(failed)?;
-            let zone = zones.get(i);
-            found.push(Found {
-                condition: zone.map_or(Condition::NotWp, |zone| zone.condition),
-                pointer: zone.and_then(|z| z.write_pointer).map(|at| at.0 - known.start),
-                data: bytes.chunks_exact(512).map(Tag::of).collect(),
-            });
+        let found = look(&mut self.driver, ledger);
+        let found = found.map_err(|error| RigError::Read(error, faults.take()))?;
+        let limit = self.driver.info().zoned.map_or(0, |zoned| zoned.max_active);
+        let active = found.iter().filter(|zone| zone.condition.is_active()).count() as u32;
+        if limit != 0 && active > limit {
+            return Err(RigError::Active { active, limit });
         }
         Ok(found)
     }

@@ -65,6 +65,13 @@ impl Zone {
         if view != View::Live && found.condition.is_open() {
             return Err(format!("it is {:?} after a restart", found.condition));
         }
+        let empty = found.condition == Condition::Empty;
+        if view != View::Live && empty != (found.pointer == Some(0)) {
+            return Err(format!(
+                "it is {:?} with its pointer {:?}",
+                found.condition, found.pointer
+            ));
+        }
         let least = match view {
             View::Live => self.operations.len(),
             _ => self.operations.iter().rposition(|o| o.must(view)).map_or(0, |i| i + 1),
