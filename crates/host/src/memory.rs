@@ -17,8 +17,8 @@ use std::sync::Arc;
 use rustix::fs::{FileType, SealFlags, Stat, fcntl_add_seals, fcntl_get_seals, fstat};
 
 use zvb_ring::GuestMemory;
+use zvb_storage::{Access, GuardedMapping};
 
-use crate::sys::GuardedMapping;
 use crate::worker::Space;
 
 /// The most regions at a time.
@@ -268,7 +268,7 @@ fn map(region: Region, file: &OwnedFd) -> Result<Mapped, MemoryError> {
     let start = offset - offset % page;
     let Some(end) = needs.checked_next_multiple_of(page) else { return Err(wraps) };
     let Ok(len) = usize::try_from(end - start) else { return Err(wraps) };
-    let mapping = GuardedMapping::new(file.as_fd(), start, len).map_err(failed)?;
+    let mapping = GuardedMapping::new(file.as_fd(), start, len, Access::Write).map_err(failed)?;
     // Less than a page.
     let skip = (offset - start) as usize;
     Ok(Mapped { region, skip, mapping: Arc::new(mapping) })

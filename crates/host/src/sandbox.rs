@@ -150,6 +150,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_mprotect,
     libc::SYS_madvise,
+    libc::SYS_mincore,
     libc::SYS_mlock,
     libc::SYS_munlock,
     // Threads, signals, time.

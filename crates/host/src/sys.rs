@@ -2,9 +2,8 @@
 #![expect(unsafe_code, reason = "memory is mapped and shared here")]
 // UNSAFETY: mappings of files that another process maps too, and the promises that rest on them.
 
-mod guard;
+mod guest;
 mod shared;
 pub(crate) mod signal;
 
-pub(crate) use guard::GuardedMapping;
 pub(crate) use shared::SharedMapping;

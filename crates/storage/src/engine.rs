@@ -6,9 +6,11 @@
 //! | uring | io_uring | io_uring | io_uring |
 //! | auto, buffered | at once if cached, else io_uring | at once, into the cache | io_uring |
 //!
-//! "At once" is inside [`start`](crate::Engine::start). A flush is always the committer's.
+//! "At once" is inside [`submit`](crate::Engine::submit) or [`start`](crate::Engine::start). A flush is
+//! always the committer's.
 
 mod auto;
+mod cache;
 mod job;
 mod sync;
 
@@ -20,11 +22,12 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::committer::{Committer, Mailbox};
 use crate::slots::Pins;
 use crate::store::{CommitError, Step, Store};
+use crate::sys::FileMap;
 use crate::volume::{Done, Engine, EngineError, Failure};
 
 /// Which engine.
@@ -78,6 +81,26 @@ impl FromStr for EngineKind {
 pub(crate) struct Served {
     pub(crate) store: Arc<Store>,
     pub(crate) committer: Committer,
+    /// For reads of what is cached, once an engine has asked for it.
+    map: OnceLock<Option<Arc<FileMap>>>,
+}
+
+impl Served {
+    /// `store`, committed by `committer`.
+    pub(crate) fn new(store: Arc<Store>, committer: Committer) -> Self {
+        Self { store, committer, map: OnceLock::new() }
+    }
+
+    /// A mapping of the file; `None` where there is none to be had.
+    fn file_map(&self) -> Option<Arc<FileMap>> {
+        let make = || {
+            let file = self.store.medium.file()?;
+            let writable = !self.store.shape.read_only;
+            // Without it, reads take a system call each.
+            FileMap::new(file.buffered, self.store.layout.end(), writable).ok().map(Arc::new)
+        };
+        self.map.get_or_init(make).clone()
+    }
 }
 
 /// An engine for up to `depth` operations in flight on `served`.

@@ -29,5 +29,6 @@ pub use image::{
 };
 pub use medium::{Direct, Medium, MediumFile};
 pub use memory::{Memory, MemoryError};
+pub use sys::{Access, GuardedMapping};
 pub use table::RecordError;
 pub use volume::{Command, Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError};

@@ -144,7 +144,7 @@ impl Memory {
         let recovered = geometry.as_ref().map_or_else(Vec::new, birth_states);
         let store = Arc::new(Store::new(shape, layout, Box::new(medium), &[]));
         let committer = Committer::volatile(Arc::clone(&store))?;
-        Ok(Self { served: Arc::new(Served { store, committer }), recovered })
+        Ok(Self { served: Arc::new(Served::new(store, committer)), recovered })
     }
 }
 

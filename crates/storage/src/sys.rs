@@ -1,10 +1,16 @@
 //! Where the kernel and raw memory are met. Everything out of here is safe to call.
 
+mod cached;
 mod fd;
+mod gather;
+mod guard;
 mod map;
 mod ring;
 
+pub(crate) use cached::{CHUNK_BYTES, CHUNK_PAGES, FileMap, PAGE_BYTES};
 pub(crate) use fd::{Patience, claim_file, read_at, write_at};
+pub(crate) use gather::Gathered;
+pub use guard::{Access, GuardedMapping};
 pub(crate) use map::{Bytes, Words};
 pub(crate) use ring::{Finished, Ring, zero_flags};
 

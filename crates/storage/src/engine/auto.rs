@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+use super::cache::Cache;
 use super::{Desk, Job, Kind, Outcome, Served, run, transfer};
+use crate::committer::Committer;
 use crate::medium::MediumFile;
 use crate::store::Step;
-use crate::sys::{Finished, Patience, Ring, is_aligned, read_at};
+use crate::sys::{Finished, Gathered, Patience, Ring, is_aligned, read_at};
 use crate::volume::{Done, Engine, Failure, Io};
 
 /// Keeps operations in flight in an io_uring.
@@ -22,8 +24,18 @@ pub(crate) struct RingEngine {
     /// Everything goes through the ring. Else reads that are in the page cache and writes to it, which a
     /// plain call does faster, are done at once.
     all: bool,
+    /// What is cached, and read as soon as it is taken.
+    cache: Option<Cache>,
+    /// The pin of the batch that is being taken.
+    pin: Option<u64>,
     /// Taken, not begun.
     queue: VecDeque<Job>,
+    /// Writes of a batch that go out in one call.
+    gathered: Gathered,
+    /// Empty between batches, kept for its room.
+    written: Vec<(Job, u64)>,
+    /// Writes that did not go out whole together: each goes on alone, and hears of its own error.
+    alone: Vec<Job>,
     /// Readable when the ring or the committer has something.
     event: OwnedFd,
 }
@@ -32,6 +44,17 @@ impl fmt::Debug for RingEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RingEngine").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
+}
+
+/// How a job goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum How {
+    /// At once, if that can be done; a write together with others.
+    Together,
+    /// At once, if that can be done.
+    Alone,
+    /// Through the ring.
+    Ring,
 }
 
 /// What became of a job that was pushed on.
@@ -47,7 +70,31 @@ impl RingEngine {
         let desk = Desk::new(served)?;
         let ring = Ring::new(depth)?;
         let event = ring.event_with(desk.mailbox.event())?;
-        Ok(Self { desk, ring, all, queue: VecDeque::new(), event })
+        // Where a commit may happen inside a batch, nothing is pinned before it is begun.
+        let at_once = !all && !matches!(desk.served.committer, Committer::Caller);
+        let cache = if at_once { Cache::new(&desk.served) } else { None };
+        Ok(Self {
+            ring,
+            desk,
+            all,
+            cache,
+            pin: None,
+            queue: VecDeque::new(),
+            gathered: Gathered::default(),
+            written: Vec::new(),
+            alone: Vec::new(),
+            event,
+        })
+    }
+
+    /// Pins what the batch works on, if that was not done yet.
+    fn open_batch(&mut self) {
+        if self.pin.is_none() {
+            self.pin = self.desk.pin_batch();
+            if let Some(cache) = &mut self.cache {
+                cache.tick();
+            }
+        }
     }
 
     /// Begins a job that was taken, or that waited for a slot.
@@ -60,12 +107,12 @@ impl RingEngine {
             return Pushed::Back(job);
         }
         job.epoch = self.desk.pins.enter(&self.desk.served.store.slots);
-        self.advance(job, !self.all);
+        self.advance(job, if self.all { How::Ring } else { How::Together });
         Pushed::On
     }
 
     /// Takes a begun job to its next wait, or its end. There is room in the ring.
-    fn advance(&mut self, mut job: Job, mut at_once: bool) {
+    fn advance(&mut self, mut job: Job, mut how: How) {
         loop {
             let (at, bytes) = match self.desk.served.store.step(&mut job) {
                 Step::Finished => return self.end(job, Ok(())),
@@ -83,8 +130,14 @@ impl RingEngine {
                 }
                 Step::Transfer { at, bytes } => (at, bytes),
             };
-            if !at_once {
+            if how == How::Ring {
                 return self.launch(job, at, bytes);
+            }
+            if how == How::Together && job.kind == Kind::Write {
+                match self.gather(job, at, bytes) {
+                    Some(back) => job = back,
+                    None => return,
+                }
             }
             match self.at_once(&job, at, bytes) {
                 Some(Ok(0)) => {
@@ -94,13 +147,13 @@ impl RingEngine {
                 Some(Ok(moved)) => job.done = job.done.saturating_add(moved),
                 Some(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
                 Some(Err(e)) => return self.end(job, Err(Failure::Medium(e))),
-                None => at_once = false,
+                None => how = How::Ring,
             }
         }
     }
 
     /// Moves up to `bytes` bytes without waiting for a disk; `None` when that can not be done.
-    fn at_once(&self, job: &Job, at: u64, bytes: u64) -> Option<io::Result<u64>> {
+    fn at_once(&mut self, job: &Job, at: u64, bytes: u64) -> Option<io::Result<u64>> {
         let store = &self.desk.served.store;
         match (job.kind, &job.buffers) {
             (Kind::Read, Some(buffers)) => {
@@ -110,12 +163,51 @@ impl RingEngine {
                     // Not cached, or a file system that can not tell. (The end of the file is told as such by
                     // the ring.)
                     Ok(0) | Err(_) => None,
-                    Ok(moved) => Some(Ok(moved)),
+                    Ok(moved) => {
+                        if let Some(cache) = &mut self.cache {
+                            cache.learn(at, moved);
+                        }
+                        Some(Ok(moved))
+                    }
                 }
             }
             (Kind::Write, _) => Some(transfer(store, job, at, bytes)),
             _ => None,
         }
+    }
+
+    /// Keeps a write for the next call, which goes out first if this one does not fit behind it. Back when
+    /// it fits nowhere.
+    fn gather(&mut self, job: Job, at: u64, bytes: u64) -> Option<Job> {
+        match self.gathered.add(job, at, bytes) {
+            Ok(()) => None,
+            Err(job) => {
+                self.write_gathered();
+                self.gathered.add(job, at, bytes).err()
+            }
+        }
+    }
+
+    /// Writes what was gathered.
+    fn write_gathered(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let file = self.desk.served.store.medium.file();
+        let mut moved = file.map_or(0, |file| self.gathered.write(file.buffered).unwrap_or(0));
+        let mut written = std::mem::take(&mut self.written);
+        self.gathered.take(&mut written);
+        for (mut job, bytes) in written.drain(..) {
+            let of_this = bytes.min(moved);
+            moved -= of_this;
+            job.done = job.done.saturating_add(of_this);
+            if job.left() == 0 {
+                self.end(job, Ok(()));
+            } else {
+                self.alone.push(job);
+            }
+        }
+        self.written = written;
     }
 
     /// Puts a piece of `job` into the ring.
@@ -155,7 +247,7 @@ impl RingEngine {
             },
         };
         job.done = job.done.saturating_add(moved);
-        self.advance(job, false);
+        self.advance(job, How::Ring);
     }
 
     fn end(&mut self, job: Job, result: Result<(), Failure>) {
@@ -163,15 +255,23 @@ impl RingEngine {
         self.desk.finish(job, result);
     }
 
-    /// Begins what there is room for.
+    /// Begins what there is room for, and ends the batch.
     fn drive(&mut self) {
-        let pin = if self.queue.is_empty() { None } else { self.desk.pin_batch() };
+        if !self.queue.is_empty() {
+            self.open_batch();
+        }
         while let Some(job) = self.queue.pop_front() {
             if let Pushed::Back(job) = self.begin(job) {
                 self.queue.push_front(job);
                 break;
             }
         }
+        self.write_gathered();
+        // Each goes to its end, or waits for a slot: there are no more of these afterwards.
+        while let Some(job) = self.alone.pop() {
+            self.advance(job, How::Alone);
+        }
+        let pin = self.pin.take();
         self.desk.unpin_batch(pin);
         if self.ring.submit() {
             // The kernel is short of something: come again.
@@ -182,7 +282,16 @@ impl RingEngine {
 
 impl Engine for RingEngine {
     fn submit(&mut self, io: Io) {
-        self.queue.push_back(Job::new(io));
+        let mut job = Job::new(io);
+        if job.kind == Kind::Read && self.cache.is_some() {
+            self.open_batch();
+            if let Some(cache) = &mut self.cache
+                && cache.read(&self.desk.served, &mut job)
+            {
+                return self.desk.finish(job, Ok(()));
+            }
+        }
+        self.queue.push_back(job);
     }
 
     fn start(&mut self) {
@@ -201,6 +310,7 @@ impl Engine for RingEngine {
 
     fn in_flight(&self) -> usize {
         let begun = self.desk.in_flight().saturating_add(self.ring.flying());
+        // (Nothing is gathered between batches.)
         begun.saturating_add(self.queue.len())
     }
 

@@ -101,7 +101,7 @@ impl Image {
             }
         };
         Ok(Self {
-            served: Arc::new(Served { store, committer }),
+            served: Arc::new(Served::new(store, committer)),
             engine: options.engine,
             recovery,
             recovered,

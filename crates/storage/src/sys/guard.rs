@@ -12,11 +12,7 @@ use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-
-use zvb_ring::GuestMemory;
-
-use crate::memory::MemoryView;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Guarded mappings at a time, over all frontends of this process.
 const GUARDS: usize = 2048;
@@ -25,11 +21,14 @@ static TABLE: [Guard; GUARDS] = [const { Guard::new() }; GUARDS];
 
 /// One guarded range of addresses. The signal handler reads it at any moment, so it is a sequence lock:
 /// `epoch` is odd while the range stands, and changes before and after every change of the range.
+#[derive(Debug)]
 struct Guard {
     claimed: AtomicBool,
     epoch: AtomicUsize,
     start: AtomicUsize,
     end: AtomicUsize,
+    /// The mapping can be written, and so must what takes its place.
+    writable: AtomicBool,
     lost: AtomicBool,
 }
 
@@ -40,6 +39,7 @@ impl Guard {
             epoch: AtomicUsize::new(0),
             start: AtomicUsize::new(0),
             end: AtomicUsize::new(0),
+            writable: AtomicBool::new(false),
             lost: AtomicBool::new(false),
         }
     }
@@ -55,8 +55,9 @@ impl Guard {
     }
 
     /// Begins to stand for `start..end`. The caller has claimed it.
-    fn arm(&self, start: usize, end: usize) {
+    fn arm(&self, start: usize, end: usize, access: Access) {
         self.lost.store(false, Ordering::Relaxed);
+        self.writable.store(access == Access::Write, Ordering::Relaxed);
         self.start.store(start, Ordering::Relaxed);
         self.end.store(end, Ordering::Relaxed);
         self.epoch.fetch_add(1, Ordering::Release);
@@ -81,8 +82,31 @@ impl Guard {
     }
 }
 
-/// A shared, writable mapping of a file, guarded; unmapped when dropped.
-pub(crate) struct GuardedMapping {
+/// What a [`GuardedMapping`] can be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
+
+impl Access {
+    fn protection(self) -> ProtFlags {
+        match self {
+            Self::Read => ProtFlags::READ,
+            Self::Write => ProtFlags::READ | ProtFlags::WRITE,
+        }
+    }
+}
+
+/// A shared mapping of a file that somebody else may cut short, or whose disk may fail: a touch of a page
+/// that can not be had makes all of it empty memory, and [`is_lost`](Self::is_lost) true, where else the
+/// process would die. Unmapped when dropped.
+///
+/// Here for everybody, because a process has one handler of SIGBUS.
+#[derive(Debug)]
+pub struct GuardedMapping {
     base: NonNull<u8>,
     len: usize,
     guard: &'static Guard,
@@ -95,33 +119,34 @@ unsafe impl Sync for GuardedMapping {}
 
 impl GuardedMapping {
     /// Maps `len` bytes of `file` from `offset` on, both multiples of the file's page size.
-    pub(crate) fn new(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+    pub fn new(file: BorrowedFd<'_>, offset: u64, len: usize, access: Access) -> io::Result<Self> {
         install()?;
         let guard = Guard::claim().ok_or(io::ErrorKind::QuotaExceeded)?;
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
-        let base = unsafe {
-            mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags, file, offset)
-        };
+        let base = unsafe { mmap(ptr::null_mut(), len, access.protection(), flags, file, offset) };
         let Some(base) = base.map(NonNull::new).inspect_err(|_| guard.release())? else {
             guard.release();
             return Err(io::ErrorKind::AddrNotAvailable.into());
         };
         let start = base.as_ptr() as usize;
         // The kernel maps nothing that wraps.
-        guard.arm(start, start + len);
+        guard.arm(start, start + len, access);
         Ok(Self { base: base.cast(), len, guard })
     }
 
     /// The first of `len` bytes from `offset` on, when they are all inside.
-    pub(crate) fn piece(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
+    pub fn piece(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
         // SAFETY: `offset <= self.len`, so the pointer stays inside the mapping or just behind it.
         inside.then(|| unsafe { self.base.add(offset) })
     }
 
-    /// True when part of the file was gone when it was touched: this is empty memory now.
-    pub(crate) fn is_lost(&self) -> bool {
+    /// True when part of the file was gone when it was touched: this is empty memory now. Whoever copied
+    /// something from it before, and sees false, has copied what was in the file.
+    pub fn is_lost(&self) -> bool {
+        // With the handler, which says so first: who has read the empty memory reads this as well.
+        fence(Ordering::Acquire);
         self.guard.lost.load(Ordering::Relaxed)
     }
 }
@@ -140,16 +165,6 @@ impl Drop for GuardedMapping {
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "a mapping of ours is gone");
         self.guard.release();
-    }
-}
-
-// SAFETY: `find` returns only what `GuardedMapping::piece` gave for as many bytes, from mappings that
-// the view owns through its `Arc<Memory>`: they stay mapped, readable and writable (with empty memory in
-// place of a file that is gone) while it lives, wherever it is moved to. Nothing here makes references
-// into them.
-unsafe impl GuestMemory for MemoryView {
-    fn translate(&self, address: u64, len: u64) -> Option<(NonNull<u8>, u64)> {
-        self.find(address, len)
     }
 }
 
@@ -205,18 +220,15 @@ fn replace_lost(address: usize) -> bool {
     let holds = |guard: &&Guard| guard.range().is_some_and(|(a, b)| (a..b).contains(&address));
     let Some(guard) = TABLE.iter().find(holds) else { return false };
     let Some((start, end)) = guard.range() else { return false };
+    let writable = guard.writable.load(Ordering::Relaxed);
     guard.lost.store(true, Ordering::Relaxed);
+    fence(Ordering::Release);
+    let access = if writable { Access::Write } else { Access::Read };
     let flags = MapFlags::FIXED | MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: the range is one whole mapping of ours: the thread that just touched it keeps it from being
-    // unmapped. It becomes zeroes, which whoever reads guest memory must be ready for.
-    let fresh = unsafe {
-        rustix::mm::mmap_anonymous(
-            start as *mut c_void,
-            end - start,
-            ProtFlags::READ | ProtFlags::WRITE,
-            flags,
-        )
-    };
+    // unmapped. It becomes zeroes, which whoever has such a mapping must be ready for.
+    let fresh =
+        unsafe { mmap_anonymous(start as *mut c_void, end - start, access.protection(), flags) };
     fresh.is_ok()
 }
 
@@ -238,7 +250,7 @@ mod tests {
         }
         let file = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&file, 4096).unwrap();
-        let guarded = GuardedMapping::new(file.as_fd(), 0, 4096).unwrap();
+        let guarded = GuardedMapping::new(file.as_fd(), 0, 4096, Access::Write).unwrap();
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a new mapping replaces nothing.
         let bare = unsafe { mmap(ptr::null_mut(), 4096, protection, flags, &file, 0) }.unwrap();
