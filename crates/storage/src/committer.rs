@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -17,6 +17,10 @@ const RECLAIM_EVERY: Duration = Duration::from_millis(5);
 
 /// How long a slot that was let go is kept as it is, for the next zone that wants one.
 const KEEP_WARM: Duration = Duration::from_secs(1);
+
+/// The same, and in spite of flushes, from the last time on that a zone wanted one: where zones are reset
+/// and written again, the same space goes round, and giving it back only to take it again is what costs.
+const KEEP_WANTED: Duration = Duration::from_secs(30);
 
 /// Who commits.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ struct Asked {
     starved: Vec<Arc<Mailbox>>,
     /// Slots were let go, and nobody waits for one.
     tidy: bool,
+    /// Slots that were let go will be wanted soon.
+    wish: bool,
     stop: bool,
 }
 
@@ -59,6 +65,8 @@ struct Work {
     starved: Vec<Arc<Mailbox>>,
     /// All that was done is made durable.
     commit: bool,
+    /// Resets are made durable, at least.
+    resets: bool,
     /// Slots that were let go are cleared, not kept.
     clear: bool,
 }
@@ -179,6 +187,14 @@ impl Committer {
         }
     }
 
+    /// The next zones will want slots that others let go of.
+    pub(crate) fn wish(&self) {
+        if let Self::Thread(thread) | Self::Volatile(thread) = self {
+            lock(&thread.shared.asked).wish = true;
+            thread.shared.wake.notify_one();
+        }
+    }
+
     /// Asks for a free slot. True when trying again may help now; else `mailbox` hears when.
     pub(crate) fn starved(&self, store: &Store, mailbox: &Arc<Mailbox>) -> bool {
         match self {
@@ -219,8 +235,8 @@ impl Thread {
 
 impl Shared {
     fn run(&self, store: &Store) {
-        while let Some(Work { flushes, starved, commit, clear }) = self.wait(store) {
-            if !commit && (clear || !starved.is_empty()) {
+        while let Some(Work { flushes, starved, commit, resets, clear }) = self.wait(store) {
+            if resets && !commit {
                 // A failure has poisoned the store: those that wait find out when they try again.
                 let _ = store.commit_resets();
             }
@@ -255,14 +271,14 @@ impl Shared {
             if asked.stop {
                 return None;
             }
-            if asked.tidy || !asked.flushes.is_empty() || !asked.starved.is_empty() {
+            if asked.tidy || asked.wish || !asked.flushes.is_empty() || !asked.starved.is_empty() {
                 break;
             }
             let patience = match () {
                 () if store.is_poisoned() => None,
                 () if store.slots.any_released() => Some((RECLAIM_EVERY, false)),
                 () if store.slots.any_warm() || store.slots.any_detached() => {
-                    Some((KEEP_WARM, true))
+                    Some((wanted(store).unwrap_or(KEEP_WARM).max(KEEP_WARM), true))
                 }
                 () => None,
             };
@@ -281,8 +297,16 @@ impl Shared {
         let flushes = std::mem::take(&mut asked.flushes);
         let commit = std::mem::take(&mut asked.tidy) || !flushes.is_empty();
         let starved = std::mem::take(&mut asked.starved);
-        Some(Work { flushes, starved, commit, clear: commit || idle })
+        let clear = idle || commit && wanted(store).is_none();
+        let resets = std::mem::take(&mut asked.wish) || clear || !starved.is_empty();
+        Some(Work { flushes, starved, commit, resets, clear })
     }
+}
+
+/// How long slots are kept because they were wanted lately.
+fn wanted(store: &Store) -> Option<Duration> {
+    let ago = Instant::now().saturating_duration_since(store.slots.last_wanted()?);
+    KEEP_WANTED.checked_sub(ago).filter(|left| !left.is_zero())
 }
 
 impl Drop for Thread {

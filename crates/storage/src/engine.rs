@@ -169,6 +169,10 @@ impl Desk {
         if let Some(epoch) = pin {
             self.pins.leave(epoch);
         }
+        let Served { store, committer, .. } = &*self.served;
+        if store.slots.take_wish() {
+            committer.wish();
+        }
     }
 
     fn finish(&mut self, job: Job, result: Result<(), Failure>) {

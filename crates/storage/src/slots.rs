@@ -7,8 +7,9 @@
 //! memory that queues share.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use zvb_zones::ZoneId;
 
@@ -24,6 +25,8 @@ pub(crate) struct Slots {
     of: Box<[AtomicU32]>,
     /// Goes up with every slot let go.
     epoch: AtomicU64,
+    /// A zone had to have a slot that was never used, where others are let go of.
+    wish: AtomicBool,
     shared: Mutex<Shared>,
     /// For each engine the epoch in which its oldest operation began, or `IDLE`.
     engines: Mutex<Vec<Arc<AtomicU64>>>,
@@ -40,6 +43,8 @@ struct Shared {
     /// As good as free, for zones that never show what they did not write: not cleared, so that the next
     /// zone need not ask the medium for room. Cleared when nobody wants them for a while.
     warm: Vec<u32>,
+    /// When a zone last asked for a slot while there were some that others had let go of.
+    wanted: Option<Instant>,
 }
 
 /// A slot let go, and when: operations that began in a later epoch can not have found it.
@@ -72,6 +77,7 @@ impl Slots {
         Self {
             of,
             epoch: AtomicU64::new(0),
+            wish: AtomicBool::new(false),
             shared: Mutex::new(Shared { free, ..Shared::default() }),
             engines: Mutex::default(),
         }
@@ -91,7 +97,13 @@ impl Slots {
         if let Some(slot) = self.of(zone) {
             return Some(slot);
         }
+        if !(shared.warm.is_empty() && shared.detached.is_empty()) {
+            shared.wanted = Some(Instant::now());
+        }
         let warm = if clean { None } else { shared.warm.pop() };
+        if !clean && shared.warm.is_empty() && !shared.detached.is_empty() {
+            self.wish.store(true, Ordering::Relaxed);
+        }
         let slot = warm.or_else(|| shared.free.pop())?;
         of.store(slot, Ordering::Release);
         Some(slot)
@@ -166,6 +178,17 @@ impl Slots {
     /// True when slots are kept as they are.
     pub(crate) fn any_warm(&self) -> bool {
         !lock(&self.shared).warm.is_empty()
+    }
+
+    /// When slots that were let go were last wanted.
+    pub(crate) fn last_wanted(&self) -> Option<Instant> {
+        lock(&self.shared).wanted
+    }
+
+    /// True, once, when slots that were let go should soon be made such that they can be used again: the
+    /// next zone would get one that was never used.
+    pub(crate) fn take_wish(&self) -> bool {
+        self.wish.load(Ordering::Relaxed) && self.wish.swap(false, Ordering::Relaxed)
     }
 
     /// True when a zone can have a slot.
@@ -299,6 +322,22 @@ mod tests {
         assert_eq!(slots.take(ZoneId(3), true), None, "no such zone");
         slots.detach(ZoneId(2));
         assert_eq!(slots.take(ZoneId(2), true), Some(1), "not the one that was used");
+    }
+
+    #[test]
+    fn it_is_said_once_that_slots_are_wanted_which_others_let_go_of() {
+        let slots = slots();
+        slots.take(ZONE, false);
+        assert!(slots.last_wanted().is_none() && !slots.take_wish(), "nobody let go of one");
+        slots.detach(ZONE);
+        slots.take(ZoneId(2), false);
+        assert!(slots.last_wanted().is_some());
+        assert!(slots.take_wish() && !slots.take_wish());
+        slots.detach(ZoneId(2));
+        commit(&slots);
+        slots.take_released().iter().for_each(|d| slots.add_warm(d.slot));
+        slots.take(ZoneId(2), false);
+        assert!(!slots.take_wish(), "one is left");
     }
 
     #[test]
