@@ -37,7 +37,7 @@ impl Gathered {
         let first = self.jobs.is_empty();
         let follows = self.start.checked_add(self.bytes) == Some(at);
         let total = self.bytes.saturating_add(bytes);
-        if !first && !(follows && total <= BYTES_MAX) {
+        if !(first || follows && total <= BYTES_MAX) {
             return Err(job);
         }
         let Some(buffers) = &job.buffers else { return Err(job) };
