@@ -603,7 +603,7 @@ fn a_queue_outside_memory_does_not_start() {
     assert_eq!(raw.request(R::SET_VRING_ADDR, &address, &[]), 0);
     let _kick = raw.event(R::SET_VRING_KICK, 0);
     assert_eq!(raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
-    assert_eq!(raw.status(8), 0);
+    assert_eq!(raw.status(11), 0);
     assert_eq!(raw.status(15), 1);
     rig.log.wait_for("queue 0 does not start");
     assert_eq!(raw.ask(R::GET_STATUS), 15 | 64, "only a reset helps");
@@ -635,6 +635,28 @@ fn nothing_is_taken_before_driver_ok_and_all_begins_anew_after_a_reset() {
         assert_eq!(status(&memory, 0), OK);
         assert_eq!(raw.status(0), 0);
         assert_eq!(raw.vring_base(0), 0);
+    }
+}
+
+#[test]
+fn a_frontend_that_says_nothing_of_the_driver_is_served_once_the_features_are_right() {
+    let rig = rig();
+    let raw = Raw::negotiated(&rig.path, true);
+    raw.accept_features();
+    assert_eq!(raw.ask(R::GET_STATUS), 0);
+    assert_eq!(raw.status(8), 0);
+    let memory = raw.add_memory(1 << 20);
+    for _ in 0..2 {
+        rustix::io::pwrite(&memory, &[0; 4096], 0).unwrap();
+        raw.describe_queue(0);
+        let call = raw.event(R::SET_VRING_CALL, 0);
+        let kicks = raw.event(R::SET_VRING_KICK, 0);
+        assert_eq!(raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
+        ask_id(&memory, 0, 0);
+        kick(&kicks);
+        wait_for(&call);
+        assert_eq!(status(&memory, 0), OK);
+        assert_eq!(raw.vring_base(0), 1, "stopped by the frontend, and begun again");
     }
 }
 

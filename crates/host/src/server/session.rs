@@ -468,8 +468,16 @@ impl<'a> Session<'a> {
     }
 
     /// The driver has said all that it must before queues may run.
+    ///
+    /// FEATURES_OK without DRIVER is no status of a driver's: a frontend asks by it whether the features
+    /// are right, and says nothing about the driver (QEMU's `vhost-user-test-device` does so, and sends no
+    /// DRIVER_OK). Then an enabled queue with a kick is all the word there will be.
     fn may_run(&self) -> bool {
-        let needed = DeviceStatus::DRIVER_OK | DeviceStatus::FEATURES_OK;
+        let needed = if self.status.contains(DeviceStatus::DRIVER) {
+            DeviceStatus::DRIVER_OK | DeviceStatus::FEATURES_OK
+        } else {
+            DeviceStatus::FEATURES_OK
+        };
         let status = !self.protocol.contains(ProtocolFeatures::STATUS)
             || (self.status.contains(needed) && !self.status.contains(DeviceStatus::FAILED));
         status && self.accepted.is_some() && !self.memory.is_empty()
