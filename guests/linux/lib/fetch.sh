@@ -1,0 +1,115 @@
+# What the guests are made of, fetched from the Debian mirror that this machine's apt uses, and kept.
+#
+#   $parts/vmm          QEMU and its firmware, run from there with their own libraries
+#   $parts/linux-6.12   a kernel and its modules
+#   $parts/linux-7      a newer one
+#   $parts/root.ext4    the guests' root: tools, and the modules of both kernels. Guests only read it.
+#
+# Nothing of it is installed on this machine, only unpacked.
+
+vmm_packages=(qemu-system-x86 seabios)
+guest_packages=(
+    bash coreutils diffutils grep sed mawk util-linux kmod busybox-static
+    fio zbd-utils zonefs-tools btrfs-progs f2fs-tools xfsprogs e2fsprogs
+)
+kernels=(6.12 7)
+# Another number for another way to put them together.
+layout=2
+
+# The mirror that serves this machine's own release.
+mirror() {
+    local release
+    release=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") ||
+        die "this is not Debian: name a Debian mirror with --mirror URI"
+    apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+        awk -v release="$release" '$2 == release && $3 == "main" { print $1; exit }'
+}
+
+# unpack SUITE FOLDER PACKAGE... : the packages and all that they depend on.
+unpack() {
+    local suite=$1 folder=$2 sources packages
+    shift 2
+    packages=$(IFS=,; echo "$*")
+    sources=("deb $mirror trixie main")
+    [ "$suite" = trixie ] || sources+=("deb $mirror $suite main")
+    rm -rf "$folder"
+    mmdebstrap --quiet --variant=extract --aptopt="APT::Default-Release \"$suite\"" \
+        --include="$packages" trixie "$folder" "${sources[@]}" </dev/null ||
+        die "cannot fetch $packages from $mirror ($suite)"
+}
+
+install_fetchers() {
+    local missing=()
+    command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+    command -v mke2fs >/dev/null || missing+=(e2fsprogs)
+    command -v setpriv >/dev/null || missing+=(util-linux)
+    [ ${#missing[@]} -gt 0 ] || return 0
+    [ "$(id -u)" = 0 ] || die "install ${missing[*]}, or run this as root"
+    apt-get update -q >&2
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2
+}
+
+# One folder per list of packages: another list is another folder, and an interrupted fetch is no folder.
+fetch() {
+    local key draft
+    key=$(echo "$layout" "${vmm_packages[@]}" "${guest_packages[@]}" | sha256sum | cut -c1-12)
+    parts=$cache/parts-$key
+    [ -z "$refresh" ] || rm -rf "$parts"
+    if [ -e "$parts" ]; then return; fi
+    say "fetching QEMU, kernels and tools (once; kept in $cache)"
+    install_fetchers
+    [ -n "$mirror" ] || mirror=$(mirror)
+    [ -n "$mirror" ] || die "apt's configuration names no mirror: use --mirror URI"
+    rm -rf "$cache"/parts-*
+    draft=$cache/draft
+    rm -rf "$draft"
+    mkdir -p "$draft"
+    unpack trixie-backports "$draft/vmm" "${vmm_packages[@]}"
+    unpack trixie "$draft/linux-6.12" linux-image-amd64
+    unpack trixie-backports "$draft/linux-7" linux-image-amd64
+    unpack trixie-backports "$draft/root" "${guest_packages[@]}"
+    for kernel in "${kernels[@]}"; do keep_kernel "$draft" "$kernel"; done
+    make_root "$draft"
+    mv "$draft" "$parts"
+}
+
+# Of a kernel, the image and the modules matter; its modules go to the guests' root.
+keep_kernel() {
+    local draft=$1 from=$1/linux-$2 to=$1/kernel version
+    version=$(ls "$from/usr/lib/modules")
+    case $version in
+        "$2".*) ;;
+        *) die "the mirror's kernel is $version, not $2" ;;
+    esac
+    mkdir -p "$to" "$draft/root/usr/lib/modules"
+    # In newer packages the image lies beside the modules.
+    mv "$from/boot/vmlinuz-$version" "$to/vmlinuz" 2>/dev/null ||
+        mv "$from/usr/lib/modules/$version/vmlinuz" "$to/vmlinuz"
+    echo "$version" >"$to/version"
+    mv "$from/usr/lib/modules/$version" "$draft/root/usr/lib/modules/"
+    chroot "$draft/root" depmod "$version"
+    first_modules "$draft/root" "$version" "$to/modules"
+    rm -rf "$from"
+    mv "$to" "$from"
+}
+
+# The modules without which a guest has no root, uncompressed and in the order of their loading.
+first_modules() {
+    local root=$1 version=$2 to=$3 module number=10
+    mkdir -p "$to"
+    chroot "$root" modprobe --set-version "$version" --show-depends --all virtio_pci virtio_blk ext4 |
+        awk '$1 == "insmod" && !seen[$2]++ { print $2 }' |
+        while read -r module; do
+            number=$((number + 1))
+            chroot "$root" busybox xzcat "$module" >"$to/$number-$(basename "${module%.xz}")"
+        done
+}
+
+make_root() {
+    local draft=$1 root=$1/root
+    cp "$root/usr/bin/busybox" "$draft/busybox"
+    rm -rf "$root"/usr/share/{doc,man,locale,info} "$root"/var/{cache,lib}/apt
+    mkdir -p "$root"/{dev,proc,sys,run,tmp,mnt,zvb}
+    mke2fs -q -F -t ext4 -O ^has_journal -m 0 -d "$root" "$draft/root.ext4" 1400M >/dev/null
+    rm -rf "$root"
+}
