@@ -1,5 +1,6 @@
 //! What can be typed.
 
+pub(crate) mod attach;
 pub(crate) mod image;
 
 use std::num::{NonZeroU16, NonZeroU32};
@@ -47,6 +48,12 @@ pub(crate) enum Command {
     Load(image::LoadArgs),
     /// Serve a disk over a vhost-user socket, until SIGTERM or SIGINT
     Serve(ServeArgs),
+    /// Give a disk to this host's kernel, which makes a block device of it, until SIGTERM or SIGINT
+    #[command(after_help = attach::ATTACH_HELP)]
+    Attach(attach::AttachArgs),
+    /// Take a disk back from this host's kernel
+    #[command(after_help = attach::DETACH_HELP)]
+    Detach(attach::DetachArgs),
     /// Report zones: a table, and on a terminal a map
     #[command(after_help = REPORT_HELP)]
     Report(ReportArgs),

@@ -3,6 +3,7 @@
 
 mod args;
 mod attach;
+mod attached;
 mod bench;
 mod child;
 mod commands;

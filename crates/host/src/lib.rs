@@ -5,6 +5,7 @@ pub mod client;
 pub mod memory;
 pub mod sandbox;
 pub mod server;
+pub mod vduse;
 pub mod vhost_user;
 
 mod sys;

@@ -5,5 +5,6 @@
 mod guest;
 mod shared;
 pub(crate) mod signal;
+pub(crate) mod vduse;
 
 pub(crate) use shared::SharedMapping;

@@ -1,10 +1,12 @@
 //! The commands.
 
+mod attach;
 mod bench;
 mod conform;
 mod create;
 mod data;
 mod demo;
+mod detach;
 mod image;
 mod info;
 mod plain;
@@ -27,6 +29,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Dump(args) => states::run_dump(&args),
         Command::Load(args) => states::run_load(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Attach(args) => attach::run(&args),
+        Command::Detach(args) => detach::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Open(args) => zone::run(zone::Action::Open, &args),
         Command::Close(args) => zone::run(zone::Action::Close, &args),

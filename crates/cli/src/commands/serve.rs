@@ -23,7 +23,8 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         return output::json(&capabilities);
     }
     let source = source(args)?;
-    let log: Arc<dyn Log> = Arc::new(Stderr { least: least(args) });
+    let log: Arc<dyn Log> =
+        Arc::new(Stderr { least: Stderr::least(args.output.quiet, args.verbose) });
     let shutdown = Shutdown::on_signals().context("cannot take signals")?;
     // The socket comes first: when another server is there, the image is not touched.
     let options = ServerOptions { log: Arc::clone(&log) };
@@ -116,17 +117,20 @@ fn announce(args: &ServeArgs, socket: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn least(args: &ServeArgs) -> Level {
-    match (args.output.quiet, args.verbose) {
-        (_, true) => Level::Debug,
-        (true, false) => Level::Warn,
-        (false, false) => Level::Info,
-    }
+/// Lines on standard error.
+pub(super) struct Stderr {
+    pub(super) least: Level,
 }
 
-/// Lines on standard error.
-struct Stderr {
-    least: Level,
+impl Stderr {
+    /// What is said with --quiet, or --verbose.
+    pub(super) fn least(quiet: bool, verbose: bool) -> Level {
+        match (quiet, verbose) {
+            (_, true) => Level::Debug,
+            (true, false) => Level::Warn,
+            (false, false) => Level::Info,
+        }
+    }
 }
 
 impl Log for Stderr {

@@ -1,0 +1,59 @@
+//! What can be typed to give a disk to this host's kernel, and to take it back.
+
+use std::num::NonZeroU16;
+
+use clap::Args;
+
+use crate::args::OutputArgs;
+use crate::source::SourceArgs;
+
+pub(crate) const ATTACH_HELP: &str = "\
+The running kernel's own virtio-blk driver gets the disk, without a VM: it wants root, and the modules vduse, \
+virtio_vdpa and virtio_blk (modprobe vduse virtio_vdpa virtio_blk).
+
+The command goes on until SIGTERM, SIGINT or `zvb detach`. Then it takes the disk from the kernel and ends.";
+
+pub(crate) const DETACH_HELP: &str = "\
+A disk that is in use (mounted, or under another device) is not taken away without --force.";
+
+#[derive(Args, Debug)]
+pub(crate) struct AttachArgs {
+    /// An image, or mem:SIZE for a disk in memory that is gone with this process
+    pub(crate) disk: String,
+
+    /// What the disk is called: for `zvb detach`, and in /sys/bus/vdpa [default: the image's name without
+    /// its extension, or "mem"]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Request queues, each with a worker of its own
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) queues: NonZeroU16,
+
+    /// Offer SECURE_ERASE: zones are reset and ranges overwritten; what the host's medium keeps is its own
+    #[arg(long)]
+    pub(crate) secure_erase: bool,
+
+    /// Say more on standard error
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DetachArgs {
+    /// The disk's name, as `zvb attach` said it
+    pub(crate) name: String,
+
+    /// Also when the disk is in use: whoever uses it gets errors
+    #[arg(long, short)]
+    pub(crate) force: bool,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

@@ -1,0 +1,145 @@
+//! What is written down about the disks that are attached to this host's kernel: a file for each, locked by
+//! the process that serves it. So another process finds it, and can go on when it has died.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// Where the files are: gone with the next boot, as the disks are.
+const FOLDER: &str = "/run/zvb";
+
+/// One disk that is attached.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Attached {
+    /// What it is called.
+    pub(crate) name: String,
+    /// Who serves it, or did.
+    pub(crate) pid: i32,
+    /// What it is made of, as `zvb attach` takes it; a path is absolute.
+    pub(crate) source: String,
+    /// Request queues.
+    pub(crate) queues: u16,
+    /// Nothing may change.
+    pub(crate) read_only: bool,
+    /// SECURE_ERASE is offered.
+    pub(crate) secure_erase: bool,
+    /// The block device, once there is one.
+    pub(crate) disk: Option<PathBuf>,
+}
+
+/// The file about a disk, and the right to serve it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    file: File,
+    path: PathBuf,
+}
+
+impl Record {
+    /// Takes the right to serve the disk `name`; `None` when another process has it.
+    pub(crate) fn claim(name: &str) -> anyhow::Result<Option<Self>> {
+        Self::claim_in(Path::new(FOLDER), name)
+    }
+
+    fn claim_in(folder: &Path, name: &str) -> anyhow::Result<Option<Self>> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let path = path_in(folder, name);
+        let context = || format!("cannot use {}", path.display());
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(context)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { file, path })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno).with_context(context),
+        }
+    }
+
+    /// Writes what there is to know.
+    pub(crate) fn write(&mut self, attached: &Attached) -> anyhow::Result<()> {
+        let text = serde_json::to_string(attached).context("cannot put it into JSON")?;
+        let written = self
+            .file
+            .rewind()
+            .and_then(|()| self.file.set_len(0))
+            .and_then(|()| self.file.write_all(text.as_bytes()));
+        written.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// The disk is not attached any more.
+    pub(crate) fn remove(self) {
+        // What is left behind is found to be of nobody.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What is written of the disk `name`, whoever serves it.
+pub(crate) fn find(name: &str) -> Option<Attached> {
+    let text = fs::read_to_string(path_in(Path::new(FOLDER), name)).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The names of all disks that are written of.
+pub(crate) fn names() -> Vec<String> {
+    names_in(Path::new(FOLDER)).unwrap_or_default()
+}
+
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(SUFFIX).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
+const SUFFIX: &str = ".attached";
+
+/// Of a name that the kernel takes: no folder is in it.
+fn path_in(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{}{SUFFIX}", name.replace('/', "_")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_serves_a_disk_and_the_next_finds_what_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = &folder.path().join("new");
+        let mut record = Record::claim_in(folder, "d").unwrap().unwrap();
+        let attached = Attached {
+            name: "d".into(),
+            pid: 7,
+            source: "/images/d.zvb".into(),
+            queues: 2,
+            read_only: false,
+            secure_erase: false,
+            disk: None,
+        };
+        record
+            .write(&Attached { source: "much longer than the next".repeat(9), ..attached.clone() })
+            .unwrap();
+        record.write(&attached).unwrap();
+        assert!(Record::claim_in(folder, "d").unwrap().is_none());
+        assert!(Record::claim_in(folder, "e").unwrap().is_some());
+        drop(record);
+        let next = Record::claim_in(folder, "d").unwrap().unwrap();
+        let text = fs::read_to_string(path_in(folder, "d")).unwrap();
+        assert_eq!(serde_json::from_str::<Attached>(&text).unwrap(), attached);
+        assert_eq!(names_in(folder).unwrap(), ["d", "e"]);
+        next.remove();
+        assert_eq!(names_in(folder).unwrap(), ["e"]);
+    }
+}

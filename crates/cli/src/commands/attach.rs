@@ -1,0 +1,144 @@
+//! `zvb attach`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use zvb_device::{Device, DeviceOptions};
+use zvb_host::server::{Level, Log, LogObserver, Shutdown};
+use zvb_host::vduse::{Attachment, Outcome, TRANSPORT};
+use zvb_storage::Volume;
+
+use super::serve::Stderr;
+use crate::args::attach::AttachArgs;
+use crate::attached::{Attached, Record};
+use crate::output;
+use crate::source::Source;
+
+pub(super) fn run(args: &AttachArgs) -> anyhow::Result<()> {
+    let log: Arc<dyn Log> =
+        Arc::new(Stderr { least: Stderr::least(args.output.quiet, args.verbose) });
+    let shutdown = Shutdown::on_signals().context("cannot take signals")?;
+    serve(args, &shutdown, &log, |attached, disk| announce(args, &attached.name, disk))
+}
+
+/// Attaches a disk and serves it until `shutdown`.
+pub(super) fn serve(
+    args: &AttachArgs,
+    shutdown: &Shutdown,
+    log: &Arc<dyn Log>,
+    ready: impl FnOnce(&Attached, &Path),
+) -> anyhow::Result<()> {
+    let source = Source::parse(&args.disk, &args.source)?;
+    let name = args.name.clone().unwrap_or_else(|| default_name(&source));
+    let Some(mut record) = Record::claim(&name)? else {
+        bail!("{name} is attached already, by another process; use another --name");
+    };
+    let mut attached = Attached {
+        name: name.clone(),
+        pid: std::process::id().cast_signed(),
+        source: absolute(&args.disk, &source),
+        queues: args.queues.get(),
+        read_only: args.source.read_only,
+        secure_erase: args.secure_erase,
+        disk: None,
+    };
+    let volume = source.open(&args.source, log)?;
+    let served = with_kernel(args, &volume, shutdown, log, &mut attached, &mut record, ready);
+    // The image is left in order also when the kernel was not.
+    let closed = volume.close().context("the disk could not be left in order");
+    match served? {
+        Outcome::Left(disk) => {
+            let disk = disk.display();
+            output::log(format_args!(
+                "{disk} is in use, and stays: what it is asked for waits until the same command is given again"
+            ));
+        }
+        _ => {
+            record.remove();
+            if closed.is_ok() {
+                log.log(Level::Info, format_args!("{name} is detached, and left in order"));
+            }
+        }
+    }
+    closed
+}
+
+/// Gives the volume to the kernel until `shutdown`.
+fn with_kernel(
+    args: &AttachArgs,
+    volume: &Arc<dyn Volume>,
+    shutdown: &Shutdown,
+    log: &Arc<dyn Log>,
+    attached: &mut Attached,
+    record: &mut Record,
+    ready: impl FnOnce(&Attached, &Path),
+) -> anyhow::Result<Outcome> {
+    let options = DeviceOptions {
+        queues: args.queues.get(),
+        secure_erase: args.secure_erase,
+        transport: TRANSPORT,
+        observer: Arc::new(LogObserver::new(Arc::clone(log))),
+        ..DeviceOptions::default()
+    };
+    let device = Device::new(Arc::clone(volume), options).context("cannot make a device of it")?;
+    let attachment = Attachment::new(&attached.name, &device, Arc::clone(log))?;
+    record.write(attached)?;
+    let outcome = attachment.serve(&device, shutdown, |disk| {
+        attached.disk = Some(disk.to_owned());
+        if let Err(error) = record.write(attached) {
+            log.log(Level::Warn, format_args!("{error:#}: `zvb detach` will not find the disk"));
+        }
+        ready(attached, disk);
+    })?;
+    Ok(outcome)
+}
+
+/// What a disk is called when nobody says.
+fn default_name(source: &Source) -> String {
+    let stem = match source {
+        Source::Image(path) => path.file_stem().unwrap_or_default().to_string_lossy(),
+        Source::Memory(_) => "mem".into(),
+    };
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    stem.chars().take(64).map(plain).collect()
+}
+
+/// What the disk is made of, so that it can be found from another folder.
+fn absolute(disk: &str, source: &Source) -> String {
+    match source {
+        Source::Image(path) => std::path::absolute(path)
+            .map_or_else(|_| disk.to_owned(), |path| path.to_string_lossy().into_owned()),
+        Source::Memory(_) => disk.to_owned(),
+    }
+}
+
+/// Says that the disk is there. The server goes on when nobody listens.
+fn announce(args: &AttachArgs, name: &str, disk: &Path) {
+    if args.output.quiet {
+        return;
+    }
+    let said = if args.output.json {
+        output::json(&json!({ "name": name, "disk": disk, "queues": args.queues }))
+    } else {
+        let text = format!("Attached as {}; `zvb detach {name}` takes it back", disk.display());
+        output::say(text).map_err(Into::into)
+    };
+    if said.is_err() {
+        output::log("nobody reads standard output; serving all the same");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_called_after_its_image() {
+        let name = |path: &str| default_name(&Source::Image(path.into()));
+        assert_eq!(name("/var/lib/images/zns 1.zvb"), "zns_1");
+        assert_eq!(name("disk"), "disk");
+        assert_eq!(default_name(&Source::Memory("1G".parse().unwrap())), "mem");
+    }
+}

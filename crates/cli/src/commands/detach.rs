@@ -1,0 +1,81 @@
+//! `zvb detach`.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::json;
+use zvb_host::vduse;
+
+use crate::args::attach::DetachArgs;
+use crate::attached::{self, Attached, Record};
+use crate::output;
+
+/// How long the process that serves a disk may take to let go of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn run(args: &DetachArgs) -> anyhow::Result<()> {
+    let name = &args.name;
+    let Some(attached) = attached::find(name) else {
+        let others = attached::names();
+        match others.is_empty() {
+            true => bail!("no disk is attached as {name}, and none as anything else"),
+            false => bail!("no disk is attached as {name}; there are: {}", others.join(", ")),
+        }
+    };
+    if !args.force {
+        refuse_in_use(&attached)?;
+    }
+    match Record::claim(name)? {
+        None => ask_to_end(&attached, args.force)?,
+        Some(_) => bail!(
+            "nobody serves {name} any more (process {} is gone), so nobody can take it from the kernel in order",
+            attached.pid
+        ),
+    }
+    if args.output.json {
+        output::json(&json!({ "name": name, "detached": true }))?;
+    } else if !args.output.quiet {
+        output::say(format_args!("{name} is detached"))?;
+    }
+    Ok(())
+}
+
+fn refuse_in_use(attached: &Attached) -> anyhow::Result<()> {
+    let Some(disk) = attached.disk.as_deref().filter(|disk| disk.exists()) else { return Ok(()) };
+    if vduse::is_in_use(disk).unwrap_or(false) {
+        bail!(
+            "{} is in use (mounted, or under another device); unmount it first, or use --force, which gives errors \
+             to whoever uses it",
+            disk.display()
+        );
+    }
+    Ok(())
+}
+
+/// The process that serves the disk does it.
+fn ask_to_end(attached: &Attached, force: bool) -> anyhow::Result<()> {
+    let (name, pid) = (&attached.name, attached.pid);
+    let context = || format!("cannot reach the process that serves {name} ({pid})");
+    let process = Pid::from_raw(pid).with_context(context)?;
+    let process = pidfd_open(process, PidfdFlags::empty()).with_context(context)?;
+    if force {
+        // From the kernel first, while somebody still answers for it.
+        vduse::delete(name).with_context(|| format!("cannot take {name} from the kernel"))?;
+    }
+    pidfd_send_signal(&process, Signal::TERM).with_context(context)?;
+    let mut fds = [PollFd::from_borrowed_fd(process.as_fd(), PollFlags::IN)];
+    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    let ended = poll(&mut fds, Some(&patience)).with_context(context)?;
+    if ended == 0 {
+        bail!("the process that serves {name} ({pid}) does not end");
+    }
+    if vduse::exists(name) {
+        bail!(
+            "{name} came into use, and stays in the kernel; nobody serves it until it is attached again"
+        );
+    }
+    Ok(())
+}
