@@ -1,5 +1,6 @@
 //! The disk as every guest sees it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use zvb_storage::{Shape, Volume};
@@ -102,6 +103,8 @@ pub struct Device {
     pub(crate) options: DeviceOptions,
     /// As the volume says.
     pub(crate) runs_commands: bool,
+    /// That the volume has failed was told.
+    told_failure: AtomicBool,
     pub(crate) faults: Faults,
     /// For each queue.
     pub(crate) counters: Box<[QueueCounters]>,
@@ -151,6 +154,7 @@ impl Device {
             counters,
             guest: Mutex::default(),
             runs_commands,
+            told_failure: AtomicBool::new(false),
             offered,
             config,
             listeners: Listeners::default(),
@@ -170,6 +174,16 @@ impl Device {
     /// The largest queue that is taken.
     pub fn max_queue_size(&self) -> u16 {
         self.options.max_queue_size
+    }
+
+    /// True when the medium has failed for good: see [`Volume::has_failed`]. Whoever listens is told the
+    /// first time.
+    pub(crate) fn has_failed(&self) -> bool {
+        let failed = self.volume.has_failed();
+        if failed && !self.told_failure.swap(true, Ordering::Relaxed) {
+            self.options.observer.turned_read_only();
+        }
+        failed
     }
 
     /// What the device is made of.

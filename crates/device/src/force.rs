@@ -68,7 +68,7 @@ impl Device {
         if self.runs_commands {
             return Err(ForceError::OfTheHost);
         }
-        if self.volume.has_failed() {
+        if self.has_failed() {
             return Err(ForceError::Failed);
         }
         let mut locked = table.lock();

@@ -462,6 +462,7 @@ impl Lane {
                 _ => at,
             };
             self.observer().medium_fault(self.index, request.request_type(), at, why);
+            self.session.device.has_failed();
         }
         let slot = &mut self.slots[index as usize];
         if let Err(why) = &result {
@@ -568,7 +569,7 @@ impl Lane {
         let Some(table) = &session.device.table else {
             unreachable!("a plain disk decides nothing")
         };
-        let failed = session.device.volume.has_failed();
+        let failed = session.device.has_failed();
         let runs_commands = session.device.runs_commands;
         let mut locked = table.lock();
         for (write, outcome) in ended.drain(..) {

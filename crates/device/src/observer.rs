@@ -17,6 +17,10 @@ pub trait Observer: Send + Sync {
     /// The medium failed: the guest got IOERR.
     fn medium_fault(&self, queue: u16, request: RequestType, at: Sector, why: &Failure);
 
+    /// The medium could not make durable what was written: nothing is promised any more, no request that
+    /// changes anything is done, and reads go on. Told once.
+    fn turned_read_only(&self) {}
+
     /// A fault that was asked for hits a request at `at` (0 for one that concerns no sector): it is
     /// delayed, or this befalls it.
     fn fault_injected(&self, queue: u16, request: RequestType, at: Sector, harm: Option<Harm>) {

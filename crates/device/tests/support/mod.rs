@@ -319,7 +319,16 @@ pub fn session(volume: &Arc<TestVolume>) -> Arc<Session> {
 
 pub fn session_with(volume: &Arc<TestVolume>, queues: u16, accept: Features) -> Arc<Session> {
     let options = DeviceOptions { queues, ..DeviceOptions::default() };
-    let device = Device::new(Arc::clone(volume) as Arc<dyn Volume>, options).unwrap();
+    session_over(Arc::clone(volume) as Arc<dyn Volume>, options, accept)
+}
+
+/// A device over any volume.
+pub fn session_over(
+    volume: Arc<dyn Volume>,
+    options: DeviceOptions,
+    accept: Features,
+) -> Arc<Session> {
+    let device = Device::new(volume, options).unwrap();
     let session = device.session();
     session.accept(device.features() & accept).unwrap();
     session

@@ -135,6 +135,17 @@ impl Observer for LogObserver {
             .log(Level::Error, format_args!("queue {queue}: {request:?} at sector {at}: {why}"));
     }
 
+    fn turned_read_only(&self) {
+        // Never left out.
+        self.log.log.log(
+            Level::Error,
+            format_args!(
+                "what was written could not be made durable: the disk is read-only from now on; what was \
+                 flushed before is safe, and a new server goes on from there"
+            ),
+        );
+    }
+
     fn fault_injected(&self, queue: u16, request: RequestType, at: Sector, harm: Option<Harm>) {
         let harm = match harm {
             Some(Harm::Fail(_)) => "fails",

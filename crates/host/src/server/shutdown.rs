@@ -23,6 +23,9 @@ impl Shutdown {
 
     /// One that SIGTERM or SIGINT triggers. The second signal of a kind ends the process as it would have
     /// without this. There is one for the whole process: every call returns the same.
+    ///
+    /// SIGXFSZ is ignored from then on: a limit on the size of files makes a write fail, and does not end the
+    /// server.
     pub fn on_signals() -> io::Result<Self> {
         static SIGNALLED: OnceLock<Shutdown> = OnceLock::new();
         let shutdown = match SIGNALLED.get() {

@@ -17,6 +17,10 @@ pub(crate) fn ring_on_termination(bell: BorrowedFd<'static>) -> io::Result<()> {
     if !is_ignored(libc::SIGINT)? {
         take(libc::SIGINT)?;
     }
+    // SAFETY: to ignore a signal runs no code, and this one is raised for nothing but writes that fail anyway.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
     Ok(())
 }
 

@@ -30,6 +30,9 @@ pub(crate) struct State {
     pub(crate) fail_zero: AtomicU64,
     /// Reads and writes move at most this many bytes; 0 for no limit.
     pub(crate) at_most: AtomicU64,
+    /// So many bytes more can be written, if not `None`: the write that ends there is short, and after it
+    /// there is no space.
+    pub(crate) room: Mutex<Option<u64>>,
     /// Syncs do nothing, and say that they did.
     pub(crate) lie: AtomicBool,
     pub(crate) syncs: AtomicU64,
@@ -154,7 +157,14 @@ impl Medium for Faulty {
         fail(&self.state.fail_write)?;
         self.change()?;
         let mut now = self.state.now.lock().unwrap();
-        let len = self.some(range.end - range.start) as usize;
+        let mut len = self.some(range.end - range.start) as usize;
+        if let Some(room) = self.state.room.lock().unwrap().as_mut() {
+            if *room == 0 {
+                return Err(io::Error::from_raw_os_error(ENOSPC));
+            }
+            len = len.min(*room as usize);
+            *room -= len as u64;
+        }
         from.read(range.start, &mut now[at as usize..at as usize + len]).unwrap();
         Ok(len as u64)
     }
