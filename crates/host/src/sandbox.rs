@@ -159,6 +159,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_prctl,
     libc::SYS_gettid,
     libc::SYS_getpid,
+    libc::SYS_geteuid,
     libc::SYS_tgkill,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
