@@ -28,6 +28,11 @@ impl Reply {
         Self { head, in_header, room }
     }
 
+    /// The chain that is answered.
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
     /// Writes the status (and for an append the sector), and hands the chain back. `data` says how many
     /// of the writable data bytes were written, from the first on.
     ///
@@ -92,6 +97,8 @@ pub(crate) struct Slot {
     /// goes zone by zone: what is left of a range is what stands here.
     pub(crate) ranges: Vec<DiscardSegment>,
     pub(crate) next_range: usize,
+    /// What a process that died noted about the request; 0 for nothing.
+    pub(crate) note: u64,
     pub(crate) kind: Kind,
     /// When it was taken, where requests are timed.
     pub(crate) begun: Option<Instant>,
@@ -114,6 +121,7 @@ impl Slot {
             at: Sector::ZERO,
             ranges: Vec::new(),
             next_range: 0,
+            note: 0,
             kind: Kind::Refused,
             begun: None,
             hurt: false,
