@@ -236,6 +236,7 @@ impl Lane {
             features: self.session.features(),
             read_only: device.volume.shape().read_only,
             capacity: device.volume.shape().capacity,
+            required: device.required_from(),
             erase: secure_erase_unit(device.volume.shape()),
         };
         for _ in 0..self.queue.size() {

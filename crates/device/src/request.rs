@@ -86,6 +86,8 @@ pub(crate) struct Rules {
     pub(crate) features: Features,
     pub(crate) read_only: bool,
     pub(crate) capacity: Sector,
+    /// Where sequential-required zones begin, which go to the end; the capacity where there are none.
+    pub(crate) required: Sector,
     /// What a SECURE_ERASE range is a multiple of, and its most sectors.
     pub(crate) erase: (u32, u32),
 }
@@ -215,7 +217,14 @@ fn check(
         }
         RequestType::OUT => {
             let sectors = sectors(readable)?;
-            inside(sector, sectors)?;
+            match inside(sector, sectors) {
+                // Past what can be written of its zone too, which has a status of its own (virtio 5.2.6.2).
+                Err(fault) if (rules.required..rules.capacity).contains(&sector) => {
+                    let status = Status::ZONE_INVALID_CMD;
+                    return Err(Refused { status, fault: Some(fault) });
+                }
+                other => other?,
+            }
             Request::Write { at: sector, sectors }
         }
         RequestType::ZONE_APPEND => Request::Append { zone: sector, sectors: sectors(readable)? },
