@@ -1,7 +1,6 @@
 //! What can be typed.
 
 pub(crate) mod attach;
-pub(crate) mod ctl;
 pub(crate) mod image;
 
 use std::num::{NonZeroU16, NonZeroU32};
@@ -55,9 +54,6 @@ pub(crate) enum Command {
     /// Take a disk back from this host's kernel
     #[command(after_help = attach::DETACH_HELP)]
     Detach(attach::DetachArgs),
-    /// Control a server: make zones and requests fail, see statistics, end it
-    #[command(after_help = ctl::CTL_HELP)]
-    Ctl(ctl::CtlArgs),
     /// Report zones: a table, and on a terminal a map
     #[command(after_help = REPORT_HELP)]
     Report(ReportArgs),
@@ -220,10 +216,6 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-
-    /// Make a socket here for `zvb ctl`, which makes zones and requests fail and tells statistics
-    #[arg(long, value_name = "PATH")]
-    pub(crate) control: Option<PathBuf>,
 
     /// Offer SECURE_ERASE: zones are reset and ranges overwritten; what the host's medium keeps is its own
     #[arg(long)]

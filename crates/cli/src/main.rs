@@ -7,7 +7,6 @@ mod attached;
 mod bench;
 mod child;
 mod commands;
-mod control;
 mod device;
 mod histogram;
 mod input;

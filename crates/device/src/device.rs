@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use zvb_storage::{Shape, Volume};
 use zvb_wire::zerocopy::little_endian::{U16, U32, U64};
-use zvb_wire::{Config, Features, Model, SECTOR_BYTES, Sector, Topology, ZonedCharacteristics};
+use zvb_wire::{Config, Features, Model, SECTOR_BYTES, Topology, ZonedCharacteristics};
 use zvb_zones::RestoreError;
 
 use crate::faults::Faults;
@@ -215,20 +215,6 @@ impl Device {
     /// it accepts anything, virtio 2.5.2).
     pub(crate) fn config(&self) -> Config {
         self.config
-    }
-
-    /// Where sequential-required zones begin: at the end of the disk, where there are none.
-    pub(crate) fn required_from(&self) -> Sector {
-        let shape = self.volume.shape();
-        let spec = shape.geometry.as_ref().map(|geometry| geometry.spec());
-        match spec.filter(|spec| spec.model == Model::HostManaged) {
-            // Within the capacity, by its geometry.
-            Some(spec) => {
-                let end = spec.zone_size.0.saturating_mul(spec.conventional.into());
-                Sector(end).min(shape.capacity)
-            }
-            None => shape.capacity,
-        }
     }
 
     pub(crate) fn model(&self) -> Model {

@@ -18,7 +18,6 @@ use crate::device::secure_erase_unit;
 use crate::kind::Kind;
 use crate::observer::Observer;
 use crate::request::{Request, Rules, bytes, parse};
-use crate::resume::{Before, before, note_done, note_place};
 use crate::session::{Mail, Session, Wake};
 use crate::slot::{Slot, Stage};
 use crate::table::Table;
@@ -236,7 +235,6 @@ impl Lane {
             features: self.session.features(),
             read_only: device.volume.shape().read_only,
             capacity: device.volume.shape().capacity,
-            required: device.required_from(),
             erase: secure_erase_unit(device.volume.shape()),
         };
         for _ in 0..self.queue.size() {
@@ -261,7 +259,6 @@ impl Lane {
             });
             let slot = &mut self.slots[index as usize];
             let parsed = parse(chain, &rules, slot, &mut self.queue);
-            slot.note = slot.reply.as_ref().map_or(0, |reply| reply.head().note());
             slot.kind = if parsed.is_ok() { Kind::of(&slot.request) } else { Kind::Refused };
             self.count_taken(index);
             match parsed {
@@ -567,16 +564,7 @@ impl Lane {
     /// Everything that needs the lock.
     fn decide(&mut self) -> bool {
         let Self {
-            session,
-            index: lane,
-            queue,
-            slots,
-            deciding,
-            ended,
-            parked,
-            decided,
-            released,
-            ..
+            session, index: lane, slots, deciding, ended, parked, decided, released, ..
         } = self;
         let Some(table) = &session.device.table else {
             unreachable!("a plain disk decides nothing")
@@ -593,19 +581,14 @@ impl Lane {
         for index in deciding.drain(..) {
             let owner = u64::from(*lane) << 32 | u64::from(index);
             let slot = &mut slots[index as usize];
-            let decision = match (before(zones, slot), slot.ticket) {
-                (Before::Request, _) => Decided::Answer(Status::OK),
-                (Before::Step, _) => Decided::RangeDone,
+            let decision = match slot.ticket {
                 // Nothing that is recorded now will be remembered. (Who waits keeps his place in the line.)
-                (_, None) if failed && slot.request.changes() => Decided::Answer(Status::IOERR),
+                None if failed && slot.request.changes() => Decided::Answer(Status::IOERR),
                 _ if runs_commands && slot.request.is_command() => {
                     begin_command(zones, slot, owner)
                 }
                 _ => decide_one(zones, slot, owner),
             };
-            if matches!(decision, Decided::Submit) && queue.has_ledger() {
-                note_place(queue, zones, slot);
-            }
             match decision {
                 Decided::Wait => {
                     slot.stage = Stage::Parked;
@@ -618,13 +601,7 @@ impl Lane {
             // Under the lock: whoever makes room locks it later, and then sees that this lane waits.
             session.waiting.fetch_add(1, Ordering::Relaxed);
         }
-        locked.settle_then(|| {
-            for (index, _) in
-                decided.iter().filter(|(_, d)| matches!(d, Decided::Answer(Status::OK)))
-            {
-                note_done(queue, &slots[*index as usize]);
-            }
-        })
+        locked.settle()
     }
 
     /// Does what was decided: gives I/O to the engine, answers, and tells other lanes of their writes.

@@ -18,7 +18,6 @@ mod lane;
 mod listener;
 mod observer;
 mod request;
-mod resume;
 mod session;
 mod slot;
 mod stats;

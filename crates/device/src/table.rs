@@ -67,13 +67,7 @@ impl Locked<'_> {
 
     /// Records in the medium and publishes what changed, and lets go. True when a request that waits, in
     /// whichever lane, may go on now.
-    pub(crate) fn settle(self) -> bool {
-        self.settle_then(|| ())
-    }
-
-    /// As [`settle`](Self::settle); `recorded` is called when all is recorded, before anybody else can decide
-    /// anything.
-    pub(crate) fn settle_then(mut self, recorded: impl FnOnce()) -> bool {
+    pub(crate) fn settle(mut self) -> bool {
         let table = self.table;
         self.zones.take_changed(|zone, state| {
             table.volume.record(zone, state);
@@ -81,7 +75,6 @@ impl Locked<'_> {
                 word.store(state.to_bits(), Ordering::Release);
             }
         });
-        recorded();
         self.zones.wants_retry()
     }
 }

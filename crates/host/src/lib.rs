@@ -2,7 +2,6 @@
 //! memory that both share.
 
 pub mod client;
-pub mod control;
 pub mod memory;
 pub mod sandbox;
 pub mod server;
