@@ -78,7 +78,10 @@ mod tests {
         // Work that comes once in a millisecond: less and less, and then not at all.
         let spent: Vec<Duration> =
             (0..8).map(|_| looks(&mut polling, &mut clock, 1000 * US)).collect();
-        assert_eq!(spent, [32 * US, 16 * US, 8 * US, 4 * US, 2 * US, US, US * 0, US * 0]);
+        assert_eq!(
+            spent,
+            [32 * US, 16 * US, 8 * US, 4 * US, 2 * US, US, Duration::ZERO, Duration::ZERO]
+        );
         // Work that comes quickly again.
         assert_eq!(looks(&mut polling, &mut clock, 10 * US), Duration::ZERO);
         assert_eq!(looks(&mut polling, &mut clock, 10 * US), 10 * US);
