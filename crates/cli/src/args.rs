@@ -1,6 +1,7 @@
 //! What can be typed.
 
 pub(crate) mod attach;
+pub(crate) mod ctl;
 pub(crate) mod image;
 
 use std::num::{NonZeroU16, NonZeroU32};
@@ -54,6 +55,9 @@ pub(crate) enum Command {
     /// Take a disk back from this host's kernel
     #[command(after_help = attach::DETACH_HELP)]
     Detach(attach::DetachArgs),
+    /// Control a server: make zones and requests fail, see statistics, end it
+    #[command(after_help = ctl::CTL_HELP)]
+    Ctl(ctl::CtlArgs),
     /// Report zones: a table, and on a terminal a map
     #[command(after_help = REPORT_HELP)]
     Report(ReportArgs),
@@ -217,16 +221,13 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 
+    /// Make a socket here for `zvb ctl`, which makes zones and requests fail and tells statistics
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+
     /// Offer SECURE_ERASE: zones are reset and ranges overwritten; what the host's medium keeps is its own
     #[arg(long)]
     pub(crate) secure_erase: bool,
-
-    /// Look for requests for so long, at most, before sleeping, where they came that soon lately; 0: never.
-    /// It makes requests quicker, and may take more processor time
-    #[arg(long, value_name = "MICROSECONDS", num_args = 0..=1, require_equals = true,
-          default_value = "50", default_missing_value = "100",
-          value_parser = clap::value_parser!(u32).range(..=100_000))]
-    pub(crate) poll: u32,
 
     /// Keep what the server does not need (files, sockets, processes) within its reach
     #[arg(long)]

@@ -7,6 +7,7 @@ mod attached;
 mod bench;
 mod child;
 mod commands;
+mod control;
 mod device;
 mod histogram;
 mod input;

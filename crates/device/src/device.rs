@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use zvb_storage::{Shape, Volume};
 use zvb_wire::zerocopy::little_endian::{U16, U32, U64};
@@ -34,9 +33,6 @@ pub struct DeviceOptions {
     pub transport: TransportFeatures,
     /// Requests are timed for [`Device::stats`], which costs a look at the clock or two per turn.
     pub timing: bool,
-    /// For whoever drives the lanes: how long to look for work, at most, before it sleeps. Only where
-    /// work came that soon lately: a queue that is idle costs nothing.
-    pub poll: Duration,
     /// Who is told what goes wrong.
     pub observer: Arc<dyn Observer>,
 }
@@ -59,8 +55,6 @@ impl Default for DeviceOptions {
             secure_erase: false,
             transport: TransportFeatures::default(),
             timing: false,
-            // A sleep and the wake after it take about as long, of both ends together.
-            poll: Duration::from_micros(50),
             observer: Arc::new(Silent),
         }
     }

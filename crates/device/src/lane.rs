@@ -18,6 +18,7 @@ use crate::device::secure_erase_unit;
 use crate::kind::Kind;
 use crate::observer::Observer;
 use crate::request::{Request, Rules, bytes, parse};
+use crate::resume::{Before, before, note_done, note_place};
 use crate::session::{Mail, Session, Wake};
 use crate::slot::{Slot, Stage};
 use crate::table::Table;
@@ -259,6 +260,7 @@ impl Lane {
             });
             let slot = &mut self.slots[index as usize];
             let parsed = parse(chain, &rules, slot, &mut self.queue);
+            slot.note = slot.reply.as_ref().map_or(0, |reply| reply.head().note());
             slot.kind = if parsed.is_ok() { Kind::of(&slot.request) } else { Kind::Refused };
             self.count_taken(index);
             match parsed {
@@ -564,7 +566,16 @@ impl Lane {
     /// Everything that needs the lock.
     fn decide(&mut self) -> bool {
         let Self {
-            session, index: lane, slots, deciding, ended, parked, decided, released, ..
+            session,
+            index: lane,
+            queue,
+            slots,
+            deciding,
+            ended,
+            parked,
+            decided,
+            released,
+            ..
         } = self;
         let Some(table) = &session.device.table else {
             unreachable!("a plain disk decides nothing")
@@ -581,14 +592,19 @@ impl Lane {
         for index in deciding.drain(..) {
             let owner = u64::from(*lane) << 32 | u64::from(index);
             let slot = &mut slots[index as usize];
-            let decision = match slot.ticket {
+            let decision = match (before(zones, slot), slot.ticket) {
+                (Before::Request, _) => Decided::Answer(Status::OK),
+                (Before::Step, _) => Decided::RangeDone,
                 // Nothing that is recorded now will be remembered. (Who waits keeps his place in the line.)
-                None if failed && slot.request.changes() => Decided::Answer(Status::IOERR),
+                (_, None) if failed && slot.request.changes() => Decided::Answer(Status::IOERR),
                 _ if runs_commands && slot.request.is_command() => {
                     begin_command(zones, slot, owner)
                 }
                 _ => decide_one(zones, slot, owner),
             };
+            if matches!(decision, Decided::Submit) && queue.has_ledger() {
+                note_place(queue, zones, slot);
+            }
             match decision {
                 Decided::Wait => {
                     slot.stage = Stage::Parked;
@@ -601,7 +617,13 @@ impl Lane {
             // Under the lock: whoever makes room locks it later, and then sees that this lane waits.
             session.waiting.fetch_add(1, Ordering::Relaxed);
         }
-        locked.settle()
+        locked.settle_then(|| {
+            for (index, _) in
+                decided.iter().filter(|(_, d)| matches!(d, Decided::Answer(Status::OK)))
+            {
+                note_done(queue, &slots[*index as usize]);
+            }
+        })
     }
 
     /// Does what was decided: gives I/O to the engine, answers, and tells other lanes of their writes.

@@ -18,6 +18,7 @@ mod lane;
 mod listener;
 mod observer;
 mod request;
+mod resume;
 mod session;
 mod slot;
 mod stats;

@@ -119,18 +119,18 @@ pub(crate) fn parse(
     let Chain { mut readable, mut writable, head } = chain;
     let header = readable.take_front::<{ RequestHeader::BYTES as usize }>();
     let header = header.as_ref().and_then(|bytes| RequestHeader::read_from_bytes(bytes).ok());
-    let is_append = header.as_ref().is_some_and(|h| {
-        h.request_type() == RequestType::ZONE_APPEND && rules.features.contains(Features::ZONED)
-    });
-    let in_header = if is_append { u64::from(AppendInHeader::BYTES) } else { 1 };
-    let (total, fits) = (writable.len(), writable.len() >= in_header);
-    let cut = match (fits, is_append) {
-        // Linux leaves a gap between the sector and the status: it has 16 bytes for them.
-        (true, true) => total,
-        (true, false) => in_header,
-        // Without room for all of it the status still goes into the last byte, if there is one.
-        (false, _) => total.min(1),
+    let in_header = match &header {
+        Some(h)
+            if h.request_type() == RequestType::ZONE_APPEND
+                && rules.features.contains(Features::ZONED) =>
+        {
+            u64::from(AppendInHeader::BYTES)
+        }
+        _ => 1,
     };
+    // Without room for all of it the status still goes into the last byte, if there is one.
+    let (total, fits) = (writable.len(), writable.len() >= in_header);
+    let cut = if fits { in_header } else { total.min(1) };
     let back = match writable.take_back(cut, queue.spare()) {
         Some(back) => back,
         // `cut` is at most what there is.

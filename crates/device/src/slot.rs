@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use zvb_ring::{Buffers, DeviceQueue, Head};
+use zvb_wire::zerocopy::IntoBytes;
+use zvb_wire::zerocopy::little_endian::U64;
 use zvb_wire::{AppendInHeader, DiscardSegment, Sector, Status};
 use zvb_zones::{Ticket, WriteId};
 
@@ -14,8 +16,8 @@ use crate::request::Request;
 #[derive(Debug)]
 pub(crate) struct Reply {
     head: Head,
-    /// The in-header: the status byte, last; the sector of an append, first. Empty when the guest left no
-    /// room.
+    /// The in-header: the status byte, last; before it the sector of an append. Empty when the guest left
+    /// no room.
     in_header: Buffers,
     /// Writable bytes before the in-header.
     room: u64,
@@ -24,6 +26,11 @@ pub(crate) struct Reply {
 impl Reply {
     pub(crate) fn new(head: Head, in_header: Buffers, room: u64) -> Self {
         Self { head, in_header, room }
+    }
+
+    /// The chain that is answered.
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
     }
 
     /// Writes the status (and for an append the sector), and hands the chain back. `data` says how many
@@ -38,22 +45,13 @@ impl Reply {
         appended: Sector,
         data: u64,
     ) {
-        let bytes = self.in_header.len();
-        let sector = appended.0.to_le_bytes();
-        // An append's in-header has room for both; any other is the status, or nothing at all.
-        let is_append = bytes >= u64::from(AppendInHeader::BYTES);
-        let mut written = Ok(());
-        if is_append {
-            written = self.in_header.write(0, &sector);
-        }
-        if let Some(last) = bytes.checked_sub(1) {
-            written = written.and(self.in_header.write(last, &[status.0]));
-        }
-        debug_assert!(written.is_ok(), "an in-header has room for what is put into it");
-        // Between the sector and the status of an append there may be a gap.
-        let in_front =
-            if bytes > u64::from(AppendInHeader::BYTES) { sector.len() as u64 } else { bytes };
-        let counted = if data == self.room { data + in_front } else { data };
+        let in_header = AppendInHeader { append_sector: U64::new(appended.0), status: status.0 };
+        let bytes = in_header.as_bytes();
+        // An in-header is 9 bytes, 1 or, without room, none: the status is always the last.
+        let skip = bytes.len().saturating_sub(self.in_header.len() as usize);
+        let written = self.in_header.write(0, bytes.get(skip..).unwrap_or_default());
+        debug_assert!(written.is_ok(), "an in-header is at most 9 bytes");
+        let counted = if data == self.room { data + self.in_header.len() } else { data };
         // A chain is shorter than 2^32 bytes (`Buffers`).
         queue.push(self.head, counted as u32);
         queue.recycle(self.in_header);
@@ -99,6 +97,8 @@ pub(crate) struct Slot {
     /// goes zone by zone: what is left of a range is what stands here.
     pub(crate) ranges: Vec<DiscardSegment>,
     pub(crate) next_range: usize,
+    /// What a process that died noted about the request; 0 for nothing.
+    pub(crate) note: u64,
     pub(crate) kind: Kind,
     /// When it was taken, where requests are timed.
     pub(crate) begun: Option<Instant>,
@@ -121,6 +121,7 @@ impl Slot {
             at: Sector::ZERO,
             ranges: Vec::new(),
             next_range: 0,
+            note: 0,
             kind: Kind::Refused,
             begun: None,
             hurt: false,

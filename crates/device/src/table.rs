@@ -67,7 +67,13 @@ impl Locked<'_> {
 
     /// Records in the medium and publishes what changed, and lets go. True when a request that waits, in
     /// whichever lane, may go on now.
-    pub(crate) fn settle(mut self) -> bool {
+    pub(crate) fn settle(self) -> bool {
+        self.settle_then(|| ())
+    }
+
+    /// As [`settle`](Self::settle); `recorded` is called when all is recorded, before anybody else can decide
+    /// anything.
+    pub(crate) fn settle_then(mut self, recorded: impl FnOnce()) -> bool {
         let table = self.table;
         self.zones.take_changed(|zone, state| {
             table.volume.record(zone, state);
@@ -75,6 +81,7 @@ impl Locked<'_> {
                 word.store(state.to_bits(), Ordering::Release);
             }
         });
+        recorded();
         self.zones.wants_retry()
     }
 }

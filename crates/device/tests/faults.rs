@@ -17,7 +17,8 @@ use zvb_wire::{Condition, Features, Model, RequestType, Sector, Status};
 use zvb_zones::{Refusal, Snapshot, ZoneId};
 
 fn device(volume: &Arc<TestVolume>) -> (Arc<Device>, Arc<Session>) {
-    let options = DeviceOptions { queues: 2, timing: true, ..DeviceOptions::default() };
+    let options =
+        DeviceOptions { queues: 2, timing: true, secure_erase: true, ..DeviceOptions::default() };
     let device = Device::new(Arc::clone(volume) as Arc<dyn Volume>, options).unwrap();
     let session = device.session();
     session.accept(device.features()).unwrap();
@@ -99,15 +100,17 @@ fn each_kind_can_be_made_to_fail() {
 }
 
 #[test]
-fn discards_of_a_plain_disk_fail_and_its_writes_tear() {
+fn discards_and_erases_of_a_plain_disk_fail_and_its_writes_tear() {
     let volume = TestVolume::plain(256);
     let (device, session) = device(&volume);
     let mut g = Guest::new(&session, 0);
     device.set_fault(fail(&[Kind::Discard], 1)).unwrap();
     let range = [&0u64.to_le_bytes()[..], &8u32.to_le_bytes(), &[0; 4]].concat();
-    let mut discard =
-        || g.request(&[&Guest::header(RequestType::DISCARD, 0), &range], &[1]).status();
-    assert_eq!((discard(), discard()), (Status::IOERR, Status::OK));
+    let mut act = |request| g.request(&[&Guest::header(request, 0), &range], &[1]).status();
+    let [discard, erase] = [RequestType::DISCARD, RequestType::SECURE_ERASE];
+    assert_eq!((act(discard), act(discard)), (Status::IOERR, Status::OK));
+    device.set_fault(fail(&[Kind::SecureErase], 1)).unwrap();
+    assert_eq!((act(erase), act(erase)), (Status::IOERR, Status::OK));
     device.set_fault(fault(&[Kind::Write], 1, Harm::Tear(Some(Sector(8))))).unwrap();
     assert_eq!(g.write(64, &pattern(3, 24)), Status::IOERR);
     let (_, read) = g.read(64, 24);

@@ -193,7 +193,9 @@ impl<R: Registers, P: Platform> Transport for Mmio<R, P> {
     }
 
     fn config_generation(&mut self) -> Result<u32, BusError> {
-        Ok(self.registers.read32(register::CONFIG_GENERATION))
+        self.signals.note(take_causes(&self.registers));
+        let generation = self.registers.read32(register::CONFIG_GENERATION);
+        Ok(self.signals.generation(generation))
     }
 
     fn config_len(&mut self) -> Result<u32, BusError> {
@@ -288,8 +290,8 @@ impl<R: Registers> MmioInterrupt<R> {
         self.signals.note(take_causes(&self.registers))
     }
 
-    /// How often the configuration changed: when this is more than it was, it is time for
-    /// [`Disk::refresh`](crate::Disk::refresh).
+    /// How often the device said that its configuration changed: when this is more than it was, it is time
+    /// for [`Disk::refresh`](crate::Disk::refresh).
     pub fn config_changes(&self) -> u32 {
         self.signals.config_changes()
     }

@@ -241,7 +241,10 @@ impl<R: Registers, P: Platform> Transport for Pci<R, P> {
     }
 
     fn config_generation(&mut self) -> Result<u32, BusError> {
-        Ok(self.structures.common.read8(common::CONFIG_GENERATION).into())
+        let Structures { common, isr, .. } = &self.structures;
+        self.signals.note(isr.read8(0));
+        let generation = common.read8(common::CONFIG_GENERATION);
+        Ok(self.signals.generation(generation.into()))
     }
 
     fn config_len(&mut self) -> Result<u32, BusError> {
@@ -335,8 +338,8 @@ impl<R: Registers> PciInterrupt<R> {
         self.signals.note(self.isr.read8(0))
     }
 
-    /// How often the configuration changed: when this is more than it was, it is time for
-    /// [`Disk::refresh`](crate::Disk::refresh).
+    /// How often the device said that its configuration changed: when this is more than it was, it is time
+    /// for [`Disk::refresh`](crate::Disk::refresh).
     pub fn config_changes(&self) -> u32 {
         self.signals.config_changes()
     }

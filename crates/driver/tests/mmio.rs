@@ -199,6 +199,7 @@ fn the_configuration_begins_behind_the_registers() {
     device.read_config(0, &mut long).unwrap();
     device.write_config(32, &[1]).unwrap();
     let wanted = [
+        "mmio r32 0x60 = 0x0",
         "mmio r32 0xfc = 0x3",
         "mmio r8 0x103 = 0x4",
         "mmio r32 0x100 = 0x4030201",

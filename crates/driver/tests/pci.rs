@@ -368,7 +368,7 @@ fn one_queue_is_reset_alone_where_that_was_agreed_on() {
 fn the_configuration_is_read_in_fields_and_not_past_its_end() {
     let (space, mut machine) = (Space::new(0x1042_1af4, &USUAL), Machine::new());
     machine.config.set(0, &[1, 2, 3, 4, 5, 6, 7, 8]);
-    let (log, common) = (machine.log.clone(), machine.common.clone());
+    let (log, common, isr) = (machine.log.clone(), machine.common.clone(), machine.isr.clone());
     let mut device = machine.open(&space).expect("a device in order");
     log.take();
     let (mut byte, mut half, mut word, mut long) = ([0; 1], [0; 2], [0; 4], [0; 8]);
@@ -392,6 +392,11 @@ fn the_configuration_is_read_in_fields_and_not_past_its_end() {
     assert!(device.read_config(u32::MAX, &mut word).is_err());
     common.set(0x15, &[9]);
     assert_eq!(device.config_generation(), Ok(9));
+    // A signal counts also where the generation stays.
+    isr.set(0, &[2]);
+    let changed = device.config_generation().unwrap();
+    assert_ne!(changed, 9);
+    assert_eq!(device.config_generation(), Ok(changed));
 }
 
 #[test]

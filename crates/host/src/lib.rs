@@ -2,12 +2,12 @@
 //! memory that both share.
 
 pub mod client;
+pub mod control;
 pub mod memory;
 pub mod sandbox;
 pub mod server;
 pub mod vduse;
 pub mod vhost_user;
 
-mod polling;
 mod sys;
 mod worker;

@@ -21,8 +21,8 @@ use seccompiler::{
 /// What must still be possible.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
-    /// The folder of the socket, which is removed at the end.
-    pub socket_folder: Option<PathBuf>,
+    /// The folders of sockets, which are removed at the end.
+    pub socket_folders: Vec<PathBuf>,
 }
 
 /// What stands now.
@@ -78,16 +78,14 @@ fn confine_files(needs: &Needs) -> Result<bool, SandboxError> {
         .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(abi)))
         .and_then(Ruleset::create)
         .map_err(SandboxError::Landlock)?;
-    let ruleset = match &needs.socket_folder {
-        Some(path) => {
-            let folder = PathFd::new(path)
-                .map_err(|source| SandboxError::Folder { path: path.clone(), source })?;
-            ruleset
-                .add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))
-                .map_err(SandboxError::Landlock)?
-        }
-        None => ruleset,
-    };
+    let mut ruleset = ruleset;
+    for path in &needs.socket_folders {
+        let folder = PathFd::new(path)
+            .map_err(|source| SandboxError::Folder { path: path.clone(), source })?;
+        ruleset = ruleset
+            .add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))
+            .map_err(SandboxError::Landlock)?;
+    }
     let status = ruleset.restrict_self().map_err(SandboxError::Landlock)?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
@@ -161,6 +159,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_prctl,
     libc::SYS_gettid,
     libc::SYS_getpid,
+    libc::SYS_geteuid,
     libc::SYS_tgkill,
     libc::SYS_sched_yield,
     libc::SYS_sched_getaffinity,
@@ -244,7 +243,7 @@ mod tests {
     /// Runs in a process of its own, which the test below starts: there is no way back out.
     fn in_the_child(folder: &std::path::Path) {
         let mut open = File::options().read(true).write(true).open(folder.join("disk")).unwrap();
-        let walls = confine(&Needs { socket_folder: Some(folder.to_owned()) }).unwrap();
+        let walls = confine(&Needs { socket_folders: vec![folder.to_owned()] }).unwrap();
         assert!(walls.system_calls);
 
         // What was open goes on, threads start, and the socket can be removed.

@@ -4,6 +4,7 @@
 //! [`push`](DeviceQueue::push) those that are answered, [`publish`](DeviceQueue::publish) once, and
 //! before sleeping [`resume_notifications`](DeviceQueue::resume_notifications).
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,8 +20,11 @@ use crate::layout::{
 use crate::memory::{Buffers, GuestMemory, Segment};
 use crate::notification::{Doorbell, GuestWord, Word};
 
+mod ledger;
 mod spares;
 mod walk;
+
+pub use ledger::{Ledger, Unanswered};
 
 use spares::Spares;
 
@@ -55,9 +59,15 @@ pub struct Head {
     pieces: u32,
     /// Bytes that may be written.
     writable: u32,
+    note: u64,
 }
 
 impl Head {
+    /// What an earlier process noted about the chain before it died; 0 when there is nothing.
+    pub fn note(&self) -> u64 {
+        self.note
+    }
+
     /// The number of the chain's first descriptor, for logs.
     pub fn id(&self) -> u16 {
         self.id
@@ -100,6 +110,9 @@ pub struct DeviceQueue {
     pieces: u32,
     spares: Spares,
     error: Option<RingError>,
+    ledger: Option<Box<dyn Ledger>>,
+    /// Chains to pop before those that are available, the first one last.
+    unanswered: Vec<Unanswered>,
 }
 
 impl DeviceQueue {
@@ -125,7 +138,33 @@ impl DeviceQueue {
             pieces: 0,
             spares: Spares::new(config.size),
             error: None,
+            ledger: None,
+            unanswered: Vec::new(),
         })
+    }
+
+    /// From now on, writes down in `ledger` what is in flight. `unanswered` is what a process before this one
+    /// left, in the order in which it was taken: it is popped first. (The ledger has it already, and
+    /// [`next_available`](QueueConfig::next_available) is behind it.) To be called before anything is popped.
+    pub fn remember(&mut self, ledger: Box<dyn Ledger>, mut unanswered: Vec<Unanswered>) {
+        debug_assert!(self.in_flight == 0, "there are chains that the ledger does not know");
+        unanswered.reverse();
+        self.ledger = Some(ledger);
+        self.unanswered = unanswered;
+    }
+
+    /// True when what is in flight is written down.
+    #[inline]
+    pub fn has_ledger(&self) -> bool {
+        self.ledger.is_some()
+    }
+
+    /// Keeps `note` about a chain in flight, for who comes after this process; see [`Head::note`].
+    #[inline]
+    pub fn note(&mut self, head: &Head, note: u64) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.note(head.id, note);
+        }
     }
 
     /// The used index in the used ring at guest address `used`: where a device that takes a queue over
@@ -159,10 +198,28 @@ impl DeviceQueue {
         if let Some(error) = self.error {
             return Err(error);
         }
+        if !self.unanswered.is_empty() {
+            return self.pop_unanswered();
+        }
         if self.next_available == self.seen_available && !self.look()? {
             return Ok(None);
         }
-        let popped = self.take_next();
+        let head = self.parts.available(self.next_available);
+        let popped = self.take(head, None);
+        if popped.is_ok() {
+            self.next_available = self.next_available.wrapping_add(1);
+        }
+        if let Err(error) = &popped {
+            self.retire(*error);
+        }
+        popped
+    }
+
+    /// The next chain that an earlier process took and did not answer.
+    #[cold]
+    fn pop_unanswered(&mut self) -> Result<Option<Chain>, RingError> {
+        let Some(Unanswered { head, note }) = self.unanswered.pop() else { return Ok(None) };
+        let popped = self.take(head, Some(note));
         if let Err(error) = &popped {
             self.retire(*error);
         }
@@ -185,10 +242,9 @@ impl DeviceQueue {
         *self.error.get_or_insert(error)
     }
 
-    /// Takes the chain that is known to be there. Never `None`: a chain is large, and is not to be moved
-    /// once more to be wrapped.
-    fn take_next(&mut self) -> Result<Option<Chain>, RingError> {
-        let head = self.parts.available(self.next_available);
+    /// Takes the chain that begins at `head`; `note` is what the ledger has about it already. Never `None`:
+    /// a chain is large, and is not to be moved once more to be wrapped.
+    fn take(&mut self, head: u16, note: Option<u64>) -> Result<Option<Chain>, RingError> {
         let size = self.config.size;
         let Some((word, bit)) = self.head_bit(head) else {
             return Err(RingError::HeadOutOfRange { head, size });
@@ -199,7 +255,12 @@ impl DeviceQueue {
         *word |= bit;
         let readable = Buffers::new(Rc::clone(&self.memory), self.spares.take());
         let writable = Buffers::new(Rc::clone(&self.memory), self.spares.take());
-        let head = Head { id: head, pieces: 0, writable: 0 };
+        if note.is_none()
+            && let Some(ledger) = &mut self.ledger
+        {
+            ledger.taken(head);
+        }
+        let head = Head { id: head, pieces: 0, writable: 0, note: note.unwrap_or(0) };
         let mut chain = Chain { readable, writable, head };
         self.walk(&mut chain)?;
         self.pieces = self.pieces.saturating_add(chain.head.pieces);
@@ -208,7 +269,6 @@ impl DeviceQueue {
             return Err(RingError::TooManyPieces { limit });
         }
         self.in_flight += 1;
-        self.next_available = self.next_available.wrapping_add(1);
         Ok(Some(chain))
     }
 
@@ -233,6 +293,9 @@ impl DeviceQueue {
         *word &= !bit;
         self.pieces = self.pieces.saturating_sub(head.pieces);
         self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.answered(head.id, self.next_used);
+        }
         let len = U32::new(written.min(head.writable));
         self.parts.set_used(self.next_used, UsedElement { id: U32::new(head.id.into()), len });
         self.next_used = self.next_used.wrapping_add(1);
@@ -243,7 +306,11 @@ impl DeviceQueue {
     #[inline]
     pub fn publish(&mut self) -> bool {
         let from = core::mem::replace(&mut self.published, self.next_used);
-        self.doorbell.publish(from, self.next_used)
+        let wants = self.doorbell.publish(from, self.next_used);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.published();
+        }
+        wants
     }
 
     /// True when [`pop`](Self::pop) has something to say that it has not said before: a chain, or an
@@ -251,7 +318,8 @@ impl DeviceQueue {
     #[inline]
     pub fn available(&self) -> bool {
         self.error.is_none()
-            && (self.next_available != self.seen_available
+            && (!self.unanswered.is_empty()
+                || self.next_available != self.seen_available
                 || self.doorbell.theirs() != self.next_available)
     }
 
@@ -273,7 +341,8 @@ impl DeviceQueue {
     /// sleep. False, always, once the queue is retired.
     #[must_use = "sleeping on a true is a wakeup lost"]
     pub fn resume_notifications(&mut self) -> bool {
-        self.doorbell.resume(self.next_available) && self.error.is_none()
+        (self.doorbell.resume(self.next_available) || !self.unanswered.is_empty())
+            && self.error.is_none()
     }
 
     /// Takes a list of segments back, so that no request need allocate one.

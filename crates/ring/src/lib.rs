@@ -27,7 +27,7 @@ mod layout;
 mod memory;
 pub mod notification;
 
-pub use device::{Chain, DeviceQueue, Head, QueueConfig};
+pub use device::{Chain, DeviceQueue, Head, Ledger, QueueConfig, Unanswered};
 pub use driver::{DriverConfig, DriverQueue, IndirectTables, SharedArea, Used, tables_len};
 pub use error::{AddError, DeviceLie, Part, RingError, SetupError};
 pub use layout::{MAX_SIZE, RingLayout, layout};

@@ -1,6 +1,7 @@
 //! What can be typed to give a disk to this host's kernel, and to take it back.
 
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -29,6 +30,10 @@ pub(crate) struct AttachArgs {
     /// Request queues, each with a worker of its own
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) queues: NonZeroU16,
+
+    /// Make a socket here for `zvb ctl`, which makes zones and requests fail and tells statistics
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
 
     /// Offer SECURE_ERASE: zones are reset and ranges overwritten; what the host's medium keeps is its own
     #[arg(long)]

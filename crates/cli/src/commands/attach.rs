@@ -6,13 +6,14 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use serde_json::json;
 use zvb_device::{Device, DeviceOptions};
+use zvb_host::control::Controlled;
 use zvb_host::server::{Level, Log, LogObserver, Shutdown};
 use zvb_host::vduse::{Attachment, Outcome, TRANSPORT};
-use zvb_storage::Volume;
 
 use super::serve::Stderr;
 use crate::args::attach::AttachArgs;
 use crate::attached::{Attached, Record};
+use crate::control::desk;
 use crate::output;
 use crate::source::Source;
 
@@ -44,8 +45,23 @@ pub(super) fn serve(
         secure_erase: args.secure_erase,
         disk: None,
     };
+    let control = args.control.as_deref().map(desk::bind).transpose()?;
     let volume = source.open(&args.source, log)?;
-    let served = with_kernel(args, &volume, shutdown, log, &mut attached, &mut record, ready);
+    let options = DeviceOptions {
+        queues: args.queues.get(),
+        secure_erase: args.secure_erase,
+        timing: control.is_some(),
+        transport: TRANSPORT,
+        observer: Arc::new(LogObserver::new(Arc::clone(log))),
+        ..DeviceOptions::default()
+    };
+    let device = Device::new(Arc::clone(&volume), options).context("cannot make a device of it")?;
+    let controlled = control.map(|control| desk::start(control, &device, shutdown, log));
+    let controlled = controlled.transpose()?;
+    let served = with_kernel(&device, shutdown, log, &mut attached, &mut record, ready);
+    // Nobody changes the disk any more; who waits for the end sees it when this returns.
+    let _waiting = controlled.map(Controlled::stop);
+    drop(device);
     // The image is left in order also when the kernel was not.
     let closed = volume.close().context("the disk could not be left in order");
     match served? {
@@ -65,27 +81,18 @@ pub(super) fn serve(
     closed
 }
 
-/// Gives the volume to the kernel until `shutdown`.
+/// Gives the device to the kernel until `shutdown`.
 fn with_kernel(
-    args: &AttachArgs,
-    volume: &Arc<dyn Volume>,
+    device: &Arc<Device>,
     shutdown: &Shutdown,
     log: &Arc<dyn Log>,
     attached: &mut Attached,
     record: &mut Record,
     ready: impl FnOnce(&Attached, &Path),
 ) -> anyhow::Result<Outcome> {
-    let options = DeviceOptions {
-        queues: args.queues.get(),
-        secure_erase: args.secure_erase,
-        transport: TRANSPORT,
-        observer: Arc::new(LogObserver::new(Arc::clone(log))),
-        ..DeviceOptions::default()
-    };
-    let device = Device::new(Arc::clone(volume), options).context("cannot make a device of it")?;
-    let attachment = Attachment::new(&attached.name, &device, Arc::clone(log))?;
+    let attachment = Attachment::new(&attached.name, device, Arc::clone(log))?;
     record.write(attached)?;
-    let outcome = attachment.serve(&device, shutdown, |disk| {
+    let outcome = attachment.serve(device, shutdown, |disk| {
         attached.disk = Some(disk.to_owned());
         if let Err(error) = record.write(attached) {
             log.log(Level::Warn, format_args!("{error:#}: `zvb detach` will not find the disk"));

@@ -4,6 +4,7 @@ mod attach;
 mod bench;
 mod conform;
 mod create;
+mod ctl;
 mod data;
 mod demo;
 mod detach;
@@ -31,6 +32,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(&args),
         Command::Attach(args) => attach::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Open(args) => zone::run(zone::Action::Open, &args),
         Command::Close(args) => zone::run(zone::Action::Close, &args),

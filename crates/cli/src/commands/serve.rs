@@ -4,17 +4,18 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use serde_json::json;
 use zvb_device::{Device, DeviceOptions};
+use zvb_host::control::Controlled;
 use zvb_host::sandbox::{self, Needs};
 use zvb_host::server::{BindError, Level, Log, LogObserver, Server, ServerOptions, Shutdown};
 
 use crate::args::ServeArgs;
 use crate::attach::Attach;
+use crate::control::desk;
 use crate::output::{self, Usage};
 use crate::source::Source;
 
@@ -30,21 +31,27 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // The socket comes first: when another server is there, the image is not touched.
     let options = ServerOptions { log: Arc::clone(&log) };
     let (server, socket) = bind(args, options)?;
+    let control = args.control.as_deref().map(desk::bind).transpose()?;
     let volume = source.open(&args.source, &log)?;
     let options = DeviceOptions {
         queues: args.queues.get(),
         secure_erase: args.secure_erase,
-        poll: Duration::from_micros(args.poll.into()),
+        timing: control.is_some(),
         observer: Arc::new(LogObserver::new(Arc::clone(&log))),
         ..DeviceOptions::default()
     };
     let device = Device::new(Arc::clone(&volume), options).context("cannot make a device of it")?;
     if !args.no_sandbox {
-        confine(socket.as_deref(), &log)?;
+        confine(&[socket.as_deref(), args.control.as_deref()], &log)?;
     }
+    // Its threads are confined, too.
+    let controlled = control.map(|control| desk::start(control, &device, &shutdown, &log));
+    let controlled = controlled.transpose()?;
     announce(args, socket.as_deref())?;
     let served = server.serve(&device, &shutdown).context("cannot go on serving");
-    // The image is left in order also when the server was not.
+    // The image is left in order also when the server was not. Nobody changes it any more; who waits for
+    // the end sees it when this returns.
+    let _waiting = controlled.map(Controlled::stop);
     drop(device);
     let closed = volume.close().context("the disk could not be left in order");
     if served.is_ok() && closed.is_ok() {
@@ -54,8 +61,10 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Everything is open that will ever be: gives the rest of the host away.
-fn confine(socket: Option<&Path>, log: &Arc<dyn Log>) -> anyhow::Result<()> {
-    let needs = Needs { socket_folder: socket.and_then(Path::parent).map(Path::to_owned) };
+fn confine(sockets: &[Option<&Path>], log: &Arc<dyn Log>) -> anyhow::Result<()> {
+    let sockets = sockets.iter().flatten().map(std::path::absolute);
+    let folders = sockets.filter_map(|socket| Some(socket.ok()?.parent()?.to_owned()));
+    let needs = Needs { socket_folders: folders.collect() };
     let walls = sandbox::confine(&needs)
         .context("cannot confine the server; --no-sandbox serves without that protection")?;
     if !walls.file_system {

@@ -5,63 +5,22 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
-use zvb_storage::{ImageInfo, ZoneState, ZoneTable, inspect, load};
+use zvb_storage::{ZoneState, ZoneTable, inspect, load};
 use zvb_wire::{Condition, Sector};
 use zvb_zones::{Geometry, ZoneId};
 
 use crate::args::image::{DumpArgs, LoadArgs};
 use crate::output;
-use crate::report::json::{DiskJson, ZonedJson};
-use crate::report::{condition_name, model_name, type_name};
+use crate::report::condition_name;
+use crate::report::dump::Dump;
 
 /// The most bytes of a table that are read: 4 million zones, each on lines of its own.
 const TABLE_MAX: u64 = 2 << 30;
 
-#[derive(Serialize)]
-struct Dump {
-    #[serde(flatten)]
-    disk: DiskJson,
-    zones: Vec<DumpedZone>,
-}
-
-#[derive(Serialize)]
-struct DumpedZone {
-    zone: u32,
-    start: u64,
-    len: u64,
-    cap: u64,
-    written: u64,
-    cond: &'static str,
-    r#type: &'static str,
-}
-
 pub(super) fn run_dump(args: &DumpArgs) -> Result<()> {
-    let info = inspect(&args.file)?;
-    let spec = info.geometry.as_ref().map(Geometry::spec);
-    let disk = DiskJson {
-        capacity: info.capacity.0,
-        block_size: info.block_size,
-        read_only: false,
-        model: spec.map_or(DiskJson::PLAIN, |spec| model_name(spec.model)),
-        zoned: spec.map(ZonedJson::of),
-    };
-    output::json(&Dump { disk, zones: dumped(&info) })
-}
-
-fn dumped(info: &ImageInfo) -> Vec<DumpedZone> {
-    let Some(geometry) = &info.geometry else { return Vec::new() };
-    let zone = |(zone, state): (ZoneId, &zvb_zones::Snapshot)| DumpedZone {
-        zone: zone.0,
-        start: geometry.start(zone).0,
-        len: geometry.len(zone).0,
-        cap: geometry.capacity(zone).0,
-        written: state.written().0,
-        cond: condition_name(state.condition()),
-        r#type: type_name(geometry.zone_type(zone)),
-    };
-    geometry.zones().zip(&info.zones).map(zone).collect()
+    output::json(&Dump::of_image(&inspect(&args.file)?))
 }
 
 /// What is wrong with a table.

@@ -1,6 +1,7 @@
 //! What is told about zones: a table, a map, the lines of util-linux's `blkzone report`, JSON.
 
 pub(crate) mod blkzone;
+pub(crate) mod dump;
 pub(crate) mod json;
 pub(crate) mod map;
 pub(crate) mod table;

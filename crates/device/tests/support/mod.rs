@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use zvb_device::{Device, DeviceOptions, Lane, Session, Wake};
-use zvb_ring::{Buffers, DeviceQueue, GuestMemory, HeapMemory, QueueConfig};
+use zvb_ring::{Buffers, DeviceQueue, GuestMemory, HeapMemory, Ledger, QueueConfig, Unanswered};
 use zvb_storage::{
     Command, Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError,
 };
@@ -137,6 +137,16 @@ impl TestVolume {
         })
     }
 
+    /// The volume as the next process finds it.
+    pub fn reopen(&self) {
+        PENDING.with_borrow_mut(VecDeque::clear);
+        FINISHED.with_borrow_mut(Vec::clear);
+        let mut state = self.state.lock().unwrap();
+        for (zone, snapshot) in std::mem::take(&mut state.recorded) {
+            state.recovered[zone.0 as usize] = snapshot;
+        }
+    }
+
     /// From now on operations wait for [`finish`](Self::finish).
     pub fn manual(&self) {
         self.state.lock().unwrap().manual = true;
@@ -185,7 +195,9 @@ impl TestVolume {
     /// Finishes the `n`th operation that waits.
     pub fn finish(&self, n: usize) {
         let pending = PENDING.with_borrow_mut(|p| p.remove(n)).unwrap();
+        burn();
         let done = self.execute(pending.io);
+        burn();
         FINISHED.with_borrow_mut(|f| f.push((pending.engine, done)));
     }
 
@@ -242,7 +254,9 @@ impl Volume for TestVolume {
     }
 
     fn record(&self, zone: ZoneId, state: Snapshot) {
+        burn();
         self.state.lock().unwrap().recorded.push((zone, state));
+        burn();
     }
 
     fn runs_commands(&self) -> bool {
@@ -305,6 +319,22 @@ impl Engine for TestEngine {
     }
 }
 
+thread_local! {
+    static FUSE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// After so many things that a process does and another sees, this one dies (it panics); 0 for never.
+pub fn light_fuse(events: usize) {
+    FUSE.set(events);
+}
+
+/// Something is done that outlives this process.
+pub fn burn() {
+    let left = FUSE.get();
+    FUSE.set(left.saturating_sub(1));
+    assert_ne!(left, 1, "the fuse has burnt down");
+}
+
 struct NoWake;
 impl Wake for NoWake {
     fn wake(&self) {}
@@ -345,6 +375,7 @@ const BYTES: usize = 0x80_0000;
 pub struct Guest {
     pub lane: Lane,
     memory: Rc<HeapMemory>,
+    config: QueueConfig,
     next_descriptor: u16,
     next_data: u64,
     available: u16,
@@ -353,7 +384,7 @@ pub struct Guest {
 
 /// A request that was made available.
 pub struct Sent {
-    head: u16,
+    pub head: u16,
     writable: Vec<(u64, u32)>,
 }
 
@@ -385,7 +416,41 @@ impl Guest {
         };
         let queue = DeviceQueue::new(memory.clone() as Rc<dyn GuestMemory>, config).unwrap();
         let lane = session.lane(index, queue, Arc::new(NoWake)).unwrap();
-        Self { lane, memory, next_descriptor: 0, next_data: DATA, available: 0, seen: 0 }
+        Self { lane, memory, config, next_descriptor: 0, next_data: DATA, available: 0, seen: 0 }
+    }
+
+    /// The same guest, its queue served by another process: what was taken and not answered is `unanswered`,
+    /// and what is in flight from now on is written down in `ledger`.
+    pub fn taken_over(
+        self,
+        session: &Arc<Session>,
+        ledger: Box<dyn Ledger>,
+        unanswered: Vec<Unanswered>,
+    ) -> Self {
+        let next_used = self.used_index();
+        let next_available = next_used.wrapping_add(unanswered.len() as u16);
+        let config = QueueConfig { next_available, next_used, ..self.config };
+        let Self { lane, memory, next_descriptor, next_data, available, seen, .. } = self;
+        // The other process is gone, with requests in flight: which a lane minds, but in a panic.
+        let gone = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _lane = lane;
+            panic!("the fuse has burnt down");
+        }));
+        assert!(gone.is_err());
+        let mut queue = DeviceQueue::new(memory.clone() as Rc<dyn GuestMemory>, config).unwrap();
+        queue.remember(ledger, unanswered);
+        let lane = session.lane(0, queue, Arc::new(NoWake)).unwrap();
+        Self { lane, memory, config, next_descriptor, next_data, available, seen }
+    }
+
+    /// How many chains were ever answered.
+    pub fn used_index(&self) -> u16 {
+        u16::from_le_bytes(self.peek(USED + 2))
+    }
+
+    /// The heads of the first `count` chains that were answered.
+    pub fn used_heads(&self, count: u16) -> Vec<u16> {
+        (0..count).map(|i| u16::from_le_bytes(self.peek(USED + 4 + 8 * u64::from(i)))).collect()
     }
 
     fn at(&self, address: u64, len: u32) -> Buffers {

@@ -51,6 +51,12 @@ impl Signals {
         self.config_changes.load(Ordering::Relaxed)
     }
 
+    /// A number that changes with the device's `generation`, and with each signal that the configuration
+    /// changed: what that is about (NEEDS_RESET, say) may be no change of a field.
+    pub(crate) fn generation(&self, generation: u32) -> u32 {
+        generation.wrapping_add(self.config_changes().wrapping_mul(0x0100_0100))
+    }
+
     /// Nothing that was told before concerns anyone: the device was reset.
     pub(crate) fn forget(&self) {
         let count = self.count.load(Ordering::Acquire);

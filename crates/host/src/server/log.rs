@@ -153,7 +153,7 @@ impl Observer for LogObserver {
             None => "is delayed",
         };
         let line = format_args!("queue {queue}: {request:?} at sector {at} {harm}, as told");
-        self.log.log(Level::Debug, line);
+        self.log.log(Level::Info, line);
     }
 }
 

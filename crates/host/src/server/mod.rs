@@ -15,7 +15,7 @@ pub(crate) mod log;
 mod ring;
 mod session;
 mod shutdown;
-mod socket;
+pub(crate) mod socket;
 
 use std::fmt;
 use std::io;
