@@ -134,6 +134,9 @@ fn a_clone_is_another_disk_with_the_same_data() {
     let again = place.run(&["clone", "d.zvb", "e.zvb"]);
     assert_eq!(again.code(), 1);
     assert!(again.err().contains("--force"), "{}", again.err());
+    let itself = place.run(&["clone", "d.zvb", "./d.zvb", "--force"]);
+    assert_eq!(itself.code(), 1);
+    assert!(itself.err().contains("are the same file"), "{}", itself.err());
     place.run(&["clone", "d.zvb", "e.zvb", "--force", "--same-id"]).ok();
     let [a, b] = ["d.zvb", "e.zvb"].map(|name| fs::read(place.path(name)).unwrap());
     assert!(a == b);

@@ -1,10 +1,10 @@
 //! Copying an image: a reflink where the file system can, else what there is of it and no more.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
@@ -40,6 +40,14 @@ pub enum CloneError {
     /// The copy can not be made.
     #[error(transparent)]
     To(#[from] CreateError),
+    /// Both are one file.
+    #[error("{} and {} are the same file: give the copy another name", .from.display(), .to.display())]
+    Itself {
+        /// What was to be copied.
+        from: PathBuf,
+        /// And where.
+        to: PathBuf,
+    },
 }
 
 /// How a copy was made.
@@ -67,6 +75,9 @@ impl Image {
             let reason = Refusal::ReadOnlyFeatures(header.unknown_ro_compat());
             return Err(OpenError { path: from.to_owned(), reason }.into());
         }
+        if options.force && is_same(&file, to) {
+            return Err(CloneError::Itself { from: from.to_owned(), to: to.to_owned() });
+        }
         may_create(to, options.force)?;
         let failed = |doing| move |source| CreateError::Io { path: to.to_owned(), doing, source };
         let draft = Draft::beside(to).map_err(failed("make"))?;
@@ -89,6 +100,15 @@ fn source(path: &Path) -> Result<(File, Header), Refusal> {
     let medium = file.try_clone().and_then(|file| FileMedium::new(file, path, false, false));
     let header = Header::read(&medium.map_err(Refusal::io("open"))?)?;
     Ok((file, header))
+}
+
+/// True when `path` leads to `file`.
+fn is_same(file: &File, path: &Path) -> bool {
+    let inode = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), path.metadata()) {
+        (Ok(a), Ok(b)) => inode(a) == inode(b),
+        _ => false,
+    }
 }
 
 fn may_create(path: &Path, force: bool) -> Result<(), CreateError> {
