@@ -139,8 +139,8 @@ fn range(bytes: &mut [u8], at: Sector, sectors: Sector) -> &mut [u8] {
 }
 
 impl Volume for MemoryDisk {
-    fn shape(&self) -> &Shape {
-        &self.shape
+    fn shape(&self) -> Shape {
+        self.shape
     }
 
     fn recovered(&self) -> Vec<Snapshot> {

@@ -52,7 +52,7 @@ impl Shuffled {
 }
 
 impl Volume for Shuffled {
-    fn shape(&self) -> &Shape {
+    fn shape(&self) -> Shape {
         self.image.shape()
     }
 

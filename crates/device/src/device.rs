@@ -1,11 +1,11 @@
 //! The disk as every guest sees it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use zvb_storage::{Shape, Volume};
+use zvb_storage::{GrowError, Shape, Volume};
 use zvb_wire::zerocopy::little_endian::{U16, U32, U64};
-use zvb_wire::{Config, Features, Model, SECTOR_BYTES, Topology, ZonedCharacteristics};
+use zvb_wire::{Config, Features, Model, SECTOR_BYTES, Sector, Topology, ZonedCharacteristics};
 use zvb_zones::RestoreError;
 
 use crate::faults::Faults;
@@ -110,6 +110,12 @@ pub struct Device {
     pub(crate) counters: Box<[QueueCounters]>,
     /// The guest of the moment.
     pub(crate) guest: Mutex<Weak<Session>>,
+    /// But for its size: see [`capacity`](Self::capacity).
+    pub(crate) shape: Shape,
+    capacity: AtomicU64,
+    generation: AtomicU32,
+    /// Held while it is made larger.
+    resizing: Mutex<()>,
     offered: Features,
     config: Config,
     listeners: Listeners,
@@ -136,14 +142,15 @@ impl Device {
         if options.seg_max == 0 {
             return Err(DeviceError::NoSegments);
         }
-        let table = match volume.shape().geometry {
+        let shape = volume.shape();
+        let table = match shape.geometry {
             Some(geometry) => {
                 Some(Table::new(geometry, Arc::clone(&volume)).map_err(DeviceError::Zones)?)
             }
             None => None,
         };
-        let offered = offered_features(volume.shape(), &options);
-        let config = config_space(volume.shape(), &options);
+        let offered = offered_features(&shape, &options);
+        let config = config_space(&shape, &options);
         let runs_commands = volume.runs_commands();
         let counters = (0..options.queues).map(|_| QueueCounters::default()).collect();
         Ok(Arc::new(Self {
@@ -153,6 +160,10 @@ impl Device {
             faults: Faults::default(),
             counters,
             guest: Mutex::default(),
+            shape,
+            capacity: shape.capacity.0.into(),
+            generation: AtomicU32::new(0),
+            resizing: Mutex::default(),
             runs_commands,
             told_failure: AtomicBool::new(false),
             offered,
@@ -191,6 +202,47 @@ impl Device {
         &self.volume
     }
 
+    /// How many sectors the disk has now.
+    pub fn capacity(&self) -> Sector {
+        Sector(self.capacity.load(Ordering::Acquire))
+    }
+
+    /// How often the configuration space has changed: what a transport tells a driver that wants to read
+    /// more of it than can be read at once (virtio 2.5.1).
+    pub fn config_generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Makes the disk `capacity` sectors large while guests use it, and tells them. What it has stays: a
+    /// last zone that was smaller than the others grows first, then come new zones, empty. Requests in
+    /// flight are not disturbed, nor are those that come meanwhile.
+    ///
+    /// May be called from any thread that can wait for about as long as a flush takes. Interrupted, it
+    /// leaves the old size or the new one. When it fails the disk is what it was; with
+    /// [`GrowError::Failed`] it can not be written any more either.
+    pub fn resize(&self, capacity: Sector) -> Result<(), GrowError> {
+        let _one_at_a_time = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = self.capacity();
+        if capacity < from {
+            return Err(GrowError::Shrinks { from, to: capacity });
+        }
+        if self.shape.read_only {
+            return Err(GrowError::ReadOnly);
+        }
+        if capacity == from {
+            return Ok(());
+        }
+        self.volume.grow(capacity)?;
+        // The volume first: whoever sees the new size may use all of it.
+        if let Some(table) = &self.table {
+            table.grow(capacity);
+        }
+        self.capacity.store(capacity.0, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.announce_config_change();
+        Ok(())
+    }
+
     /// A new guest. The session before it must have no lane left.
     pub fn session(self: &Arc<Self>) -> Arc<Session> {
         let session = Session::new(Arc::clone(self));
@@ -214,7 +266,7 @@ impl Device {
     /// The configuration space with every offered field filled (a driver may read all of them before
     /// it accepts anything, virtio 2.5.2).
     pub(crate) fn config(&self) -> Config {
-        self.config
+        Config { capacity: U64::new(self.capacity().0), ..self.config }
     }
 
     pub(crate) fn model(&self) -> Model {

@@ -194,7 +194,7 @@ impl Device {
 
     /// Has what `spec` says befall requests that come from now on. Returns the fault's number.
     pub fn set_fault(&self, spec: FaultSpec) -> Result<u32, FaultError> {
-        check(&spec, self.volume.shape().capacity, self.model())?;
+        check(&spec, self.capacity(), self.model())?;
         self.faults.set(spec)
     }
 }

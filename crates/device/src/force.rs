@@ -62,7 +62,7 @@ impl Device {
         if first >= end || end > count {
             return Err(ForceError::NoSuchZones { first, end, count });
         }
-        if self.volume.shape().read_only {
+        if self.shape.read_only {
             return Err(ForceError::ReadOnly);
         }
         if self.runs_commands {

@@ -234,9 +234,9 @@ impl Lane {
         let device = &self.session.device;
         let rules = Rules {
             features: self.session.features(),
-            read_only: device.volume.shape().read_only,
-            capacity: device.volume.shape().capacity,
-            erase: secure_erase_unit(device.volume.shape()),
+            read_only: device.shape.read_only,
+            capacity: device.capacity(),
+            erase: secure_erase_unit(&device.shape),
         };
         for _ in 0..self.queue.size() {
             let chain = match self.queue.pop() {
@@ -296,7 +296,7 @@ impl Lane {
     fn read(&mut self, index: u32, at: Sector, sectors: Sector) {
         let mut data_sectors = sectors;
         if let Some(table) = &self.session.device.table {
-            match check_read(table.geometry(), at, sectors, |zone| table.snapshot(zone)) {
+            match check_read(&table.geometry(), at, sectors, |zone| table.snapshot(zone)) {
                 Ok(plan) => data_sectors = plan.data,
                 Err(refusal) => return self.answer(index, refusal.status(), 0),
             }
@@ -320,7 +320,7 @@ impl Lane {
     }
 
     fn identify(&mut self, index: u32) {
-        let id = self.session.device.volume.shape().id;
+        let id = self.session.device.shape.id;
         let slot = &self.slots[index as usize];
         let written = slot.data.as_ref().map_or(0, |data| {
             let len = data.len().min(u64::from(ID_BYTES));
@@ -743,7 +743,7 @@ fn write_report(table: &Table, data: &zvb_ring::Buffers, from: Sector) -> Option
     data.write(0, ZoneReportHeader::new(count).as_bytes()).ok()?;
     let mut offset = header;
     for zone in geometry.zones().skip(first.0 as usize).take(count as usize) {
-        data.write(offset, describe(geometry, zone, table.snapshot(zone)).as_bytes()).ok()?;
+        data.write(offset, describe(&geometry, zone, table.snapshot(zone)).as_bytes()).ok()?;
         offset += each;
     }
     Some(offset)

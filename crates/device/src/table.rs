@@ -3,17 +3,21 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use zvb_storage::Volume;
+use zvb_storage::{Growing, Volume};
+use zvb_wire::Sector;
 use zvb_zones::{Geometry, RestoreError, Snapshot, ZoneId, Zones};
 
 /// The zones of a device. A lane locks it once to decide a batch of requests and once to apply what came
 /// of them; reads and reports take the published states and no lock.
 #[derive(Debug)]
 pub(crate) struct Table {
+    /// As it was at first: see [`geometry`](Self::geometry).
     geometry: Geometry,
+    /// The size of the disk in sectors.
+    capacity: AtomicU64,
     zones: Mutex<Zones>,
     /// The applied state of every zone, as [`Snapshot::to_bits`].
-    published: Box<[AtomicU64]>,
+    published: Growing<AtomicU64>,
     volume: Arc<dyn Volume>,
 }
 
@@ -22,13 +26,40 @@ impl Table {
         let mut zones = Zones::restore(geometry, &volume.recovered())?;
         // What restoring changed (open zones are closed now) is where everybody starts.
         zones.take_changed(|_, _| {});
-        let published =
-            geometry.zones().map(|zone| AtomicU64::new(zones.snapshot(zone).to_bits())).collect();
-        Ok(Self { geometry, zones: Mutex::new(zones), published, volume })
+        let table = Self {
+            geometry,
+            capacity: geometry.spec().capacity.0.into(),
+            published: Growing::new(geometry.zone_count() as usize, || AtomicU64::new(0)),
+            zones: Mutex::new(zones),
+            volume,
+        };
+        table.lock().publish(geometry.zones());
+        Ok(table)
     }
 
-    pub(crate) fn geometry(&self) -> &Geometry {
-        &self.geometry
+    /// How the disk is divided now.
+    pub(crate) fn geometry(&self) -> Geometry {
+        let capacity = Sector(self.capacity.load(Ordering::Acquire));
+        // It was checked when it became that.
+        self.geometry.with_capacity(capacity).unwrap_or(self.geometry)
+    }
+
+    /// Makes the disk larger, as the volume is already. Whatever reads a new geometry from here on finds a
+    /// state for each of its zones.
+    pub(crate) fn grow(&self, capacity: Sector) {
+        let mut locked = self.lock();
+        let first = locked.zones().geometry().zone_count();
+        let grown = locked.zones().grow(capacity);
+        debug_assert!(
+            grown.is_ok(),
+            "the volume has {capacity} sectors, and the zones not: {grown:?}"
+        );
+        let zones = locked.zones().geometry().zone_count();
+        self.published.grow(zones as usize);
+        locked.publish((first..zones).map(ZoneId));
+        if grown.is_ok() {
+            self.capacity.store(capacity.0, Ordering::Release);
+        }
     }
 
     /// The applied state of `zone`, at some moment not long ago.
@@ -56,6 +87,15 @@ pub(crate) struct Locked<'a> {
 impl Locked<'_> {
     pub(crate) fn zones(&mut self) -> &mut Zones {
         &mut self.zones
+    }
+
+    /// Publishes the states of `zones`.
+    fn publish(&self, zones: impl Iterator<Item = ZoneId>) {
+        for zone in zones {
+            if let Some(word) = self.table.published.get(zone.0 as usize) {
+                word.store(self.zones.snapshot(zone).to_bits(), Ordering::Release);
+            }
+        }
     }
 
     /// Takes over what the medium says of zones in which something failed. After writes are ended and

@@ -107,6 +107,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_fsync,
     libc::SYS_sync_file_range,
     libc::SYS_fallocate,
+    // An image that grows.
+    libc::SYS_ftruncate,
     libc::SYS_lseek,
     libc::SYS_msync,
     libc::SYS_flock,

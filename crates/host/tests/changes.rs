@@ -5,16 +5,22 @@ mod support;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::pipe::{PipeFlags, pipe, pipe_with};
-use support::Rig;
 use support::raw::{Raw, ask_id, wait_for};
 use support::volume::SlowVolume;
+use support::{Rig, pattern};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
+use zvb_device::{Device, DeviceOptions};
+use zvb_driver::Options;
 use zvb_host::vhost_user::{BackendMessage, Channel, FrontendRequest as R, Patience, Received};
+use zvb_storage::{CheckOptions, CreateOptions, GrowError, Image, Memory, OpenOptions, Volume};
+use zvb_wire::{Condition, Model, Sector};
 
 /// CONFIG_CHANGE_MSG, which wants no answer.
 const CHANGE: [u8; 12] = [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
@@ -253,4 +259,158 @@ fn our_driver_notices() {
     assert!(wakes <= 1, "told again and again");
     assert!(!disk.config_changed().unwrap());
     disk.flush().unwrap();
+}
+
+fn small(capacity: u64) -> zvb_zones::GeometrySpec {
+    zvb_zones::GeometrySpec {
+        model: Model::HostManaged,
+        capacity: Sector(capacity),
+        zone_size: Sector(ZONE),
+        zone_capacity: Sector(ZONE - 16),
+        conventional: 1,
+        max_open: 0,
+        max_active: 0,
+        max_append: Sector(64),
+        write_granularity: 4096,
+    }
+}
+
+const ZONE: u64 = 256;
+
+/// Conformance 24, 107: two queues of one driver write and read while the disk grows; another frontend's
+/// view of it is the driver's own `refresh`.
+fn grows_while_used(volume: Arc<dyn Volume>) {
+    let rig = Rig::new(Arc::clone(&volume), 2);
+    let mut disk = rig.disk_with(&Options { queues: 2, ..Options::default() });
+    assert_eq!(disk.info().zoned.unwrap().zone_count, 5);
+    let mut written = vec![(Sector(ZONE), pattern(1, 64 << 10))];
+    disk.append(Sector(ZONE), &written[0].1).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (device, stop) = (&rig.device, &stop);
+        let grower = scope.spawn(move || {
+            for zones in [5, 6, 20, 21, 100, 101] {
+                std::thread::sleep(Duration::from_millis(5));
+                device.resize(Sector(ZONE * zones)).unwrap();
+            }
+            stop.store(true, Ordering::Release);
+        });
+        let mut known = disk.info().capacity;
+        let mut rounds = 0;
+        loop {
+            let last = stop.load(Ordering::Acquire);
+            // Old zones are written and read all the while.
+            let zone = Sector(ZONE * 2);
+            disk.reset(zone).unwrap();
+            let data = pattern(rounds, 32 << 10);
+            let at = disk.append(zone, &data).unwrap();
+            let mut back = vec![0; data.len()];
+            disk.read(at, &mut back).unwrap();
+            assert!(back == data);
+            if disk.config_changed().unwrap() && disk.refresh().unwrap() {
+                let now = disk.info().capacity;
+                assert!(now > known, "{now} after {known}");
+                known = now;
+                // What is new is empty, and can be written to its end.
+                let zones = disk.zones().unwrap();
+                let newest = zones.last().unwrap();
+                assert_eq!(newest.condition, Condition::Empty);
+                let len = newest.capacity.0.min(64) * 512;
+                let data = pattern(now.0, len as usize);
+                disk.write(newest.start, &data).unwrap();
+                written.push((newest.start, data));
+            }
+            rounds += 1;
+            if last {
+                break;
+            }
+        }
+        grower.join().unwrap();
+    });
+    if disk.config_changed().unwrap() {
+        disk.refresh().unwrap();
+    }
+    assert_eq!(disk.info().capacity, Sector(ZONE * 101));
+    assert_eq!(rig.device.config_generation(), 6);
+    for (at, data) in &written {
+        let mut back = vec![0; data.len()];
+        disk.read(*at, &mut back).unwrap();
+        assert!(back == *data, "what was written at {at}");
+    }
+    assert!(written.len() > 1, "no growth was noticed on the way");
+    disk.flush().unwrap();
+    let zones = disk.zones().unwrap();
+    drop(disk);
+    // The next guest finds the same.
+    let mut disk = rig.disk();
+    let states = |zones: Vec<zvb_driver::Zone>| -> Vec<_> {
+        zones.into_iter().map(|zone| (zone.start, zone.len, zone.write_pointer)).collect()
+    };
+    assert_eq!(states(disk.zones().unwrap()), states(zones));
+    // It does not shrink, and a size that makes no zones is refused with its reason.
+    let shrunk = rig.device.resize(Sector(ZONE * 100)).unwrap_err();
+    assert!(matches!(shrunk, GrowError::Shrinks { .. }), "{shrunk}");
+    let odd = rig.device.resize(Sector(ZONE * 101 + 1)).unwrap_err();
+    assert!(odd.to_string().contains("is not a multiple of the block size"), "{odd}");
+    assert_eq!(rig.device.config_generation(), 6);
+    drop(disk);
+}
+
+#[test]
+fn an_image_grows_while_it_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.zvb");
+    let spec = small(4 * ZONE + 64);
+    let create = CreateOptions {
+        capacity: spec.capacity,
+        block_size: 4096,
+        zones: Some(spec),
+        id: None,
+        uuid: None,
+        force: false,
+    };
+    Image::create(&path, &create).unwrap();
+    let volume: Arc<dyn Volume> = Arc::new(Image::open(&path, &OpenOptions::default()).unwrap());
+    grows_while_used(Arc::clone(&volume));
+    volume.close().unwrap();
+    drop(volume);
+    let report = zvb_storage::check(&path, &CheckOptions::default(), &mut |_| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let image = Image::open(&path, &read_only).unwrap();
+    assert_eq!(image.shape().capacity, Sector(ZONE * 101));
+    let device = Device::new(Arc::new(image), DeviceOptions::default()).unwrap();
+    assert!(matches!(device.resize(Sector(ZONE * 200)), Err(GrowError::ReadOnly)));
+}
+
+#[test]
+fn a_disk_in_memory_grows_while_it_is_used() {
+    let spec = small(4 * ZONE + 64);
+    grows_while_used(Arc::new(Memory::new(spec.capacity, 4096, Some(spec)).unwrap()));
+}
+
+/// A plain disk has no zones to look at; only its capacity changes.
+#[test]
+fn a_plain_disk_grows_too() {
+    let rig = Rig::new(Arc::new(Memory::new(Sector(2048), 4096, None).unwrap()), 1);
+    let mut disk = rig.disk();
+    disk.write(Sector(2040), &[7; 4096]).unwrap();
+    assert!(disk.write(Sector(2048), &[8; 4096]).is_err());
+    rig.device.resize(Sector(1 << 20)).unwrap();
+    assert!(disk.config_changed().unwrap() && disk.refresh().unwrap());
+    let mut back = vec![9; 8192];
+    disk.read(Sector(2040), &mut back).unwrap();
+    assert!(back[..4096] == [7; 4096] && back[4096..] == [0; 4096]);
+    disk.write(Sector((1 << 20) - 8), &[8; 4096]).unwrap();
+}
+
+/// What can not grow says so.
+#[test]
+fn a_volume_that_has_the_size_of_its_medium_is_left_alone() {
+    let rig = rig();
+    let capacity = rig.device.capacity();
+    let refused = rig.device.resize(Sector(capacity.0 * 2)).unwrap_err();
+    assert!(matches!(refused, GrowError::Unsupported), "{refused}");
+    assert_eq!((rig.device.capacity(), rig.device.config_generation()), (capacity, 0));
+    rig.device.resize(capacity).unwrap();
 }

@@ -22,7 +22,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::committer::{Committer, Mailbox};
 use crate::slots::Pins;
@@ -81,25 +81,31 @@ impl FromStr for EngineKind {
 pub(crate) struct Served {
     pub(crate) store: Arc<Store>,
     pub(crate) committer: Committer,
-    /// For reads of what is cached, once an engine has asked for it.
-    map: OnceLock<Option<Arc<FileMap>>>,
+    /// For reads of what is cached, once an engine has asked for it; and how much was to be mapped.
+    map: Mutex<Option<(u64, Option<Arc<FileMap>>)>>,
 }
 
 impl Served {
     /// `store`, committed by `committer`.
     pub(crate) fn new(store: Arc<Store>, committer: Committer) -> Self {
-        Self { store, committer, map: OnceLock::new() }
+        Self { store, committer, map: Mutex::default() }
     }
 
     /// A mapping of the file; `None` where there is none to be had.
     fn file_map(&self) -> Option<Arc<FileMap>> {
+        let end = self.store.layout().end();
         let make = || {
             let file = self.store.medium.file()?;
             let writable = !self.store.shape.read_only;
             // Without it, reads take a system call each.
-            FileMap::new(file.buffered, self.store.layout.end(), writable).ok().map(Arc::new)
+            FileMap::new(file.buffered, end, writable).ok().map(Arc::new)
         };
-        self.map.get_or_init(make).clone()
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        // An image that has grown since is mapped anew; who has the old mapping reads the rest without.
+        if map.as_ref().is_none_or(|(mapped, _)| *mapped != end) {
+            *map = Some((end, make()));
+        }
+        map.as_ref().and_then(|(_, map)| map.clone())
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use zvb_ring::Buffers;
 
-use crate::medium::{Direct, Medium, MediumFile};
+use crate::medium::{Direct, Mapped, Medium, MediumFile};
 use crate::sys::{Patience, Words, claim_file, read_at, write_at, zero_flags};
 
 /// Bytes written at once where a file system can not make zeroes by itself.
@@ -48,6 +49,15 @@ impl FileMedium {
     }
 }
 
+/// Has the blocks of `count` words there: a store into a hole of a full file system would kill us.
+fn reserve(file: &File, at: u64, count: usize) -> io::Result<()> {
+    let bytes = (count as u64).saturating_mul(8);
+    match fallocate(file, FallocateFlags::KEEP_SIZE, at, bytes) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 fn reopen_direct(file: &File, path: &Path, writable: bool) -> io::Result<File> {
     let flags = OFlags::DIRECT.bits().cast_signed();
     let direct = OpenOptions::new().read(true).write(writable).custom_flags(flags).open(path)?;
@@ -66,15 +76,15 @@ impl Medium for FileMedium {
 
     fn map(&mut self, at: u64, count: usize) -> io::Result<()> {
         if self.writable && count > 0 {
-            // A store into a hole of a full file system would kill us: have the blocks there first.
-            let bytes = (count as u64).saturating_mul(8);
-            match fallocate(&self.file, FallocateFlags::KEEP_SIZE, at, bytes) {
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(e) => return Err(e.into()),
-            }
+            reserve(&self.file, at, count)?;
         }
         self.words = Words::of_file(self.file.as_fd(), at, count, self.writable)?;
         Ok(())
+    }
+
+    fn map_more(&self, at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
+        reserve(&self.file, at, count)?;
+        Ok(Arc::new(Words::of_file(self.file.as_fd(), at, count, self.writable)?))
     }
 
     fn words(&self) -> &[AtomicU64] {

@@ -28,11 +28,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use zvb_wire::Sector;
 use zvb_zones::{Snapshot, ZoneId};
 
 use crate::engine::{self, EngineKind, Served};
 use crate::table::Entry;
-use crate::volume::{Engine, EngineError, Shape, Volume, VolumeError};
+use crate::volume::{Engine, EngineError, GrowError, Shape, Volume, VolumeError, birth_states};
 
 /// An open image.
 pub struct Image {
@@ -78,12 +79,16 @@ impl Image {
 }
 
 impl Volume for Image {
-    fn shape(&self) -> &Shape {
-        &self.served.store.shape
+    fn shape(&self) -> Shape {
+        self.served.store.shape()
     }
 
     fn recovered(&self) -> Vec<Snapshot> {
-        self.recovered.clone()
+        let mut states = self.recovered.clone();
+        if let Some(geometry) = &self.shape().geometry {
+            states.extend(birth_states(geometry).drain(..).skip(self.recovered.len()));
+        }
+        states
     }
 
     fn record(&self, zone: ZoneId, state: Snapshot) {
@@ -98,6 +103,10 @@ impl Volume for Image {
 
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError> {
         engine::new(Arc::clone(&self.served), self.engine, depth)
+    }
+
+    fn grow(&self, capacity: Sector) -> Result<(), GrowError> {
+        self.grow_in_use(capacity)
     }
 
     fn close(&self) -> Result<(), VolumeError> {

@@ -85,6 +85,35 @@ impl Layout {
         layout.with_slots(slots)
     }
 
+    /// The places of a disk that grows to `shape`: all that it has stays where it is, and its regions grow at
+    /// their ends. Where there was no slot yet (`sequential`: there were zones that have some) they may
+    /// begin anywhere. `None` when it would be longer than 2^63 bytes, or in the way of itself.
+    pub(crate) fn grown(&self, shape: &Shape, sequential: bool, align: u64) -> Option<Self> {
+        let (slots_at, had) =
+            if sequential { (Some(self.slots_at), self.slots) } else { (None, 0) };
+        let slots = shape.geometry.as_ref().map_or(0, slots_wanted).max(had);
+        let layout = Self::new(shape, self.linear_at, slots_at, align)?.with_slots(slots)?;
+        let apart = layout.slots == 0
+            || layout.linear_at.saturating_add(layout.linear_bytes) <= layout.slots_at;
+        apart.then_some(layout)
+    }
+
+    /// Bytes of the disk.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
+    }
+
+    /// The same of a disk that has become larger, without a check.
+    pub(crate) fn sized(
+        self,
+        disk_bytes: u64,
+        linear_bytes: u64,
+        slots_at: u64,
+        slots: u32,
+    ) -> Self {
+        Self { disk_bytes, linear_bytes, slots_at, slots, ..self }
+    }
+
     /// The same with another number of slots.
     pub(crate) fn with_slots(self, slots: u32) -> Option<Self> {
         let layout = Self { slots, ..self };
@@ -129,6 +158,11 @@ impl Layout {
             place(Place::Void, self.zone_bytes)
         })
     }
+}
+
+/// True when there are zones whose data is in slots.
+pub(crate) fn has_sequential(shape: &Shape) -> bool {
+    shape.geometry.is_some_and(|g| g.zone_count() > g.spec().conventional)
 }
 
 /// The sectors of a disk that have a fixed place.

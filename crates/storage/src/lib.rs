@@ -7,6 +7,8 @@
 mod committer;
 mod engine;
 mod file;
+mod grow;
+mod growing;
 mod image;
 mod layout;
 mod medium;
@@ -20,6 +22,7 @@ mod table;
 mod volume;
 
 pub use engine::{EngineKind, UnknownEngine};
+pub use growing::Growing;
 pub use image::{
     BadSuperblock, CheckOptions, CheckReport, CloneError, CloneOptions, Cloned, CommitBy,
     CreateError, CreateOptions, FileError, Finding, Image, ImageInfo, ImageState, LoadError,
@@ -27,8 +30,10 @@ pub use image::{
     RepairReport, ResizeError, Severity, ZoneState, ZoneTable, check, check_on, dump, inspect,
     load, repair, repair_on, resize,
 };
-pub use medium::{Direct, Medium, MediumFile};
+pub use medium::{Direct, Mapped, Medium, MediumFile};
 pub use memory::{Memory, MemoryError};
 pub use sys::{Access, GuardedMapping};
 pub use table::RecordError;
-pub use volume::{Command, Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError};
+pub use volume::{
+    Command, Done, Engine, EngineError, Failure, GrowError, Io, Op, Shape, Volume, VolumeError,
+};

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use zvb_ring::{Buffers, HeapMemory};
@@ -24,6 +25,13 @@ pub trait Medium: Send + Sync + fmt::Debug {
     /// The words mapped by [`map`](Self::map), little-endian; none before. A stored word survives the
     /// death of this process, and torn it is never. Words of a medium opened for reading are not stored.
     fn words(&self) -> &[AtomicU64];
+
+    /// Maps `count` more words from `at` on, while it is in use and beside those of [`map`](Self::map): for
+    /// a table that takes their place. What is stored in them is kept as that is.
+    fn map_more(&self, at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
+        let _ = (at, count);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Reads from `at` into `range` of `into`, once. Fewer bytes than asked for may be read; none means
     /// that the medium ends there.
@@ -64,6 +72,15 @@ pub trait Medium: Send + Sync + fmt::Debug {
 
     /// The file behind it, if there is one that engines may reach directly.
     fn file(&self) -> Option<MediumFile<'_>>;
+}
+
+/// Words of a [`Medium`] that were mapped while it was in use.
+pub trait Mapped: Send + Sync + fmt::Debug {
+    /// They, little-endian.
+    fn words(&self) -> &[AtomicU64];
+
+    /// Makes durable what was stored in them before this was called.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// The file behind a [`Medium`], by its descriptors.
@@ -119,4 +136,16 @@ fn heap(len: usize) -> io::Result<Buffers> {
     let mut buffers = Buffers::new(Rc::new(HeapMemory::new(0, len)), Vec::new());
     let whole = u32::try_from(len).is_ok_and(|len| buffers.push(0, len));
     if whole { Ok(buffers) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+/// Makes `range` read as zeroes, if it does not.
+pub(crate) fn clear(medium: &dyn Medium, range: Range<u64>) -> io::Result<()> {
+    let end = range.end.min(medium.size()?);
+    if range.start >= end {
+        return Ok(());
+    }
+    match medium.next_data(range.start)? {
+        Some(data) if data < end => medium.zero(data..end, true),
+        _ => Ok(()),
+    }
 }

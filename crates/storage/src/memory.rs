@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError};
 
 use zvb_ring::Buffers;
 use zvb_wire::Sector;
@@ -12,12 +12,16 @@ use zvb_zones::{Geometry, GeometryError, GeometrySpec, Snapshot, ZoneId};
 
 use crate::committer::Committer;
 use crate::engine::{self, EngineKind, Served};
-use crate::layout::Layout;
-use crate::medium::{Medium, MediumFile};
+use crate::grow::Growth;
+use crate::layout::{Layout, has_sequential};
+use crate::medium::{Mapped, Medium, MediumFile};
 use crate::store::Store;
 use crate::sys::{Bytes, Words};
 use crate::table;
-use crate::volume::{Engine, EngineError, Shape, Volume, VolumeError, birth_states};
+use crate::volume::{Engine, EngineError, GrowError, Shape, Volume, VolumeError, birth_states};
+
+/// What regions are aligned to: the size of a large page.
+const REGION_ALIGN: u64 = 2 << 20;
 
 /// Bytes that the kernel gives on first use and takes back when they are cleared.
 #[derive(Debug)]
@@ -34,6 +38,14 @@ impl Medium for MemoryMedium {
     fn map(&mut self, _at: u64, count: usize) -> io::Result<()> {
         self.words = Words::anonymous(count)?;
         Ok(())
+    }
+
+    fn map_more(&self, _at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
+        Ok(Arc::new(Words::anonymous(count)?))
+    }
+
+    fn lengthen(&self, bytes: u64) -> io::Result<()> {
+        self.bytes.lengthen(bytes)
     }
 
     fn words(&self) -> &[AtomicU64] {
@@ -102,7 +114,6 @@ pub enum MemoryError {
 /// zones gets short, gives it back.
 pub struct Memory {
     served: Arc<Served>,
-    recovered: Vec<Snapshot>,
 }
 
 impl fmt::Debug for Memory {
@@ -137,24 +148,23 @@ impl Memory {
             can_discard: true,
         };
         let layout =
-            Layout::new(&shape, 0, None, 2 << 20).ok_or(MemoryError::TooLarge(capacity))?;
+            Layout::new(&shape, 0, None, REGION_ALIGN).ok_or(MemoryError::TooLarge(capacity))?;
         let mut medium = MemoryMedium { bytes: Bytes::new(layout.end())?, words: Words::NONE };
         let zones = geometry.map_or(0, |g| g.zone_count());
         medium.map(0, (zones as usize).saturating_mul(table::WORDS))?;
-        let recovered = geometry.as_ref().map_or_else(Vec::new, birth_states);
         let store = Arc::new(Store::new(shape, layout, Box::new(medium), &[]));
         let committer = Committer::volatile(Arc::clone(&store))?;
-        Ok(Self { served: Arc::new(Served::new(store, committer)), recovered })
+        Ok(Self { served: Arc::new(Served::new(store, committer)) })
     }
 }
 
 impl Volume for Memory {
-    fn shape(&self) -> &Shape {
-        &self.served.store.shape
+    fn shape(&self) -> Shape {
+        self.served.store.shape()
     }
 
     fn recovered(&self) -> Vec<Snapshot> {
-        self.recovered.clone()
+        self.shape().geometry.as_ref().map_or_else(Vec::new, birth_states)
     }
 
     fn record(&self, zone: ZoneId, state: Snapshot) {
@@ -165,6 +175,24 @@ impl Volume for Memory {
 
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError> {
         engine::new(Arc::clone(&self.served), EngineKind::Auto, depth)
+    }
+
+    fn grow(&self, capacity: Sector) -> Result<(), GrowError> {
+        let store = &self.served.store;
+        let _one_at_a_time = store.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = store.shape();
+        let block_size = old.block_size;
+        if capacity < old.capacity {
+            return Err(GrowError::Shrinks { from: old.capacity, to: capacity });
+        }
+        if !capacity.is_multiple_of(Sector(u64::from(block_size) / 512)) {
+            return Err(GrowError::Capacity { capacity, block_size });
+        }
+        let geometry = old.geometry.map(|g| g.with_capacity(capacity)).transpose()?;
+        let shape = Shape { capacity, geometry, ..old };
+        let layout = store.layout().grown(&shape, has_sequential(&old), REGION_ALIGN);
+        let layout = layout.ok_or(GrowError::NoRoom(capacity))?;
+        store.grow(Growth { shape, layout, header: None })
     }
 
     fn close(&self) -> Result<(), VolumeError> {

@@ -7,14 +7,19 @@
 //! memory that queues share.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use zvb_zones::ZoneId;
 
+use crate::growing::Growing;
+
 /// No slot.
 const NONE: u32 = u32::MAX;
+/// No zone.
+const NOBODY: ZoneId = ZoneId(u32::MAX);
 /// No operation under way.
 const IDLE: u64 = u64::MAX;
 
@@ -22,7 +27,7 @@ const IDLE: u64 = u64::MAX;
 #[derive(Debug)]
 pub(crate) struct Slots {
     /// By zone; `NONE` without.
-    of: Box<[AtomicU32]>,
+    of: Growing<AtomicU32>,
     /// Goes up with every slot let go.
     epoch: AtomicU64,
     /// A zone had to have a slot that was never used, where others are let go of.
@@ -64,7 +69,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Slots {
     /// `slots` slots, those of `owned` (by zone, for `zones` zones) taken.
     pub(crate) fn new(zones: u32, slots: u32, owned: impl Iterator<Item = (ZoneId, u32)>) -> Self {
-        let of: Box<[AtomicU32]> = (0..zones).map(|_| AtomicU32::new(NONE)).collect();
+        let of = Growing::new(zones as usize, || AtomicU32::new(NONE));
         let mut taken = vec![false; slots as usize];
         for (zone, slot) in owned {
             if let (Some(of), Some(taken)) = (of.get(zone.0 as usize), taken.get_mut(slot as usize))
@@ -81,6 +86,22 @@ impl Slots {
             shared: Mutex::new(Shared { free, ..Shared::default() }),
             engines: Mutex::default(),
         }
+    }
+
+    /// These are new, and could not be cleared: they wait for the next commit, and are cleared then.
+    pub(crate) fn add_unclear(&self, slots: Range<u32>) {
+        let new = slots.map(|slot| Detached { slot, zone: NOBODY, epoch: 0 });
+        lock(&self.shared).detached.extend(new);
+    }
+
+    /// There are `zones` zones now.
+    pub(crate) fn grow(&self, zones: u32) {
+        self.of.grow(zones as usize);
+    }
+
+    /// These are new, and clean: to be taken when there are no others.
+    pub(crate) fn add_new(&self, slots: Range<u32>) {
+        lock(&self.shared).free.splice(0..0, slots.rev());
     }
 
     /// The slot of `zone`.
@@ -304,7 +325,7 @@ mod tests {
         assert_eq!(slots.take(ZoneId(2), false), None, "not clean");
         slots.add_free(3);
         assert_eq!(slots.take(ZoneId(2), false), Some(3));
-        assert_eq!(slots.take(ZoneId(9), false), None, "no such zone");
+        assert_eq!(slots.take(ZoneId(9000), false), None, "no such zone");
     }
 
     #[test]
@@ -319,7 +340,7 @@ mod tests {
         assert!(!slots.any_warm());
         assert!(slots.take_warm().is_empty());
         slots.add_warm(0);
-        assert_eq!(slots.take(ZoneId(3), true), None, "no such zone");
+        assert_eq!(slots.take(ZoneId(3000), true), None, "no such zone");
         slots.detach(ZoneId(2));
         assert_eq!(slots.take(ZoneId(2), true), Some(1), "not the one that was used");
     }

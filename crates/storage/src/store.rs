@@ -2,28 +2,33 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use zvb_wire::{Condition, Model, Sector, ZoneType};
 use zvb_zones::{Snapshot, ZoneId};
 
 use crate::engine::{Job, Kind};
+use crate::grow::{Sizes, TableGuard, Tables};
+use crate::growing::Growing;
 use crate::image::{COPIES, Header, State};
 use crate::layout::{Layout, Piece, Place};
 use crate::medium::Medium;
 use crate::slots::{Detached, Slots};
-use crate::table::{Entry, Record, is_active};
+use crate::table::{Entry, is_active};
 use crate::volume::{Failure, Shape};
 
 /// Zones, slots and bytes on a medium.
 #[derive(Debug)]
 pub(crate) struct Store {
+    /// As it was opened: its size is that of [`shape`](Self::shape).
     pub(crate) shape: Shape,
+    /// As it was opened: see [`layout`](Self::layout).
     pub(crate) layout: Layout,
+    pub(crate) sizes: Sizes,
     pub(crate) medium: Box<dyn Medium>,
     pub(crate) slots: Slots,
     /// One bit for each zone recorded since the last commit looked.
-    changed: Box<[AtomicU64]>,
+    pub(crate) changed: Growing<AtomicU64>,
     /// Where the data of zones ends in a volume that can not change; empty in others. What a crash left
     /// above is not to be seen, and can not be cleared.
     ends: Box<[Sector]>,
@@ -31,6 +36,9 @@ pub(crate) struct Store {
     commit: Mutex<()>,
     /// Held while states are recorded or taken, where the number of active zones is limited.
     moment: Mutex<()>,
+    pub(crate) tables: RwLock<Tables>,
+    /// Held while it is made larger.
+    pub(crate) growing: Mutex<()>,
     poisoned: AtomicBool,
     /// What the superblocks of an image say, while it is open for writing.
     pub(crate) header: Mutex<Option<Header>>,
@@ -97,30 +105,43 @@ impl Store {
             true => entries.iter().map(|e| e.state.written()).collect(),
             false => Box::default(),
         };
-        let changed = (0..zones.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let changed = Growing::new(zones.div_ceil(64) as usize, || AtomicU64::new(0));
         let (commit, moment) = (Mutex::new(()), Mutex::new(()));
         let poisoned = AtomicBool::new(false);
         let header = Mutex::new(None);
-        Self { shape, layout, medium, slots, changed, ends, commit, moment, poisoned, header }
-    }
-
-    fn zone_record(&self, zone: ZoneId) -> Option<Record<'_>> {
-        Record::of(self.medium.words(), zone)
+        let sizes = Sizes::new(&layout);
+        let (tables, growing) = (RwLock::default(), Mutex::new(()));
+        Self {
+            shape,
+            layout,
+            sizes,
+            medium,
+            slots,
+            changed,
+            ends,
+            commit,
+            moment,
+            tables,
+            growing,
+            poisoned,
+            header,
+        }
     }
 
     /// See [`Volume::record`](crate::Volume::record). True when the committer is to hear that there is
     /// space to be given back.
     pub(crate) fn record(&self, zone: ZoneId, state: Snapshot) -> bool {
         debug_assert!(!self.shape.read_only, "recorded in a volume that can not change");
-        let Some(record) = self.zone_record(zone).filter(|_| !self.shape.read_only) else {
+        let _moment = self.moment();
+        let tables = self.tables();
+        let Some(record) = tables.record(zone).filter(|_| !self.shape.read_only) else {
             return false;
         };
-        let _moment = self.moment();
         let written = state.written() != Sector::ZERO;
         let slot = if written { self.slots.of(zone) } else { None };
         // A reset may be recorded together with what came after it: an open, the beginning of a write.
         let reset = !written && record.has_data() || state.condition() == Condition::Empty;
-        record.set_latest(Entry { state, slot }.pack());
+        tables.set_latest(zone, Entry { state, slot }.pack());
         self.mark_changed(zone);
         // After the record: a commit that finds the slot let go commits that too.
         reset && self.slots.detach(zone)
@@ -152,24 +173,25 @@ impl Store {
         if self.shape.read_only {
             return Ok(());
         }
-        let _one_at_a_time = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.commit_lock();
         if self.is_poisoned() {
             return Err(CommitError::Poisoned);
         }
+        let tables = self.tables();
         let detached = self.slots.take_detached();
-        let changed = self.take_changed();
+        let changed = self.take_changed(&tables);
         self.sync()?;
         // Zones that are not active any more first: whatever part of this is lost with the host, no more
         // zones are active than may be.
         let (active, rest): (Vec<_>, Vec<_>) =
             changed.into_iter().partition(|(_, state)| is_active(*state));
-        let crowded = !rest.is_empty() && self.is_crowded(&active);
-        let mut any = self.make_durable(&rest);
+        let crowded = !rest.is_empty() && self.is_crowded(&tables, &active);
+        let mut any = self.make_durable(&tables, &rest);
         if any && crowded {
             self.sync()?;
             any = false;
         }
-        any |= self.make_durable(&active);
+        any |= self.make_durable(&tables, &active);
         if any {
             self.sync()?;
         }
@@ -181,14 +203,15 @@ impl Store {
     /// for, since none is spoken of. A zone whose durable state still shows such a slot is durably empty
     /// from here on, whatever was written to it since; the next commit says that.
     pub(crate) fn commit_resets(&self) -> Result<(), CommitError> {
-        let _one_at_a_time = self.commit.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.commit_lock();
         if self.is_poisoned() {
             return Err(CommitError::Poisoned);
         }
+        let tables = self.tables();
         let detached = self.slots.take_detached();
         let mut any = false;
         for Detached { zone, slot, .. } in &detached {
-            let Some(record) = self.zone_record(*zone) else { continue };
+            let Some(record) = tables.record(*zone) else { continue };
             if !record.durable_slot().is_ok_and(|durable| durable != Some(*slot)) {
                 record.set_durable(Entry { state: Snapshot::EMPTY, slot: None }.pack());
                 self.mark_changed(*zone);
@@ -196,24 +219,32 @@ impl Store {
             }
         }
         if any {
-            self.synced(self.medium.sync_words())?;
+            self.synced(tables.sync())?;
         }
         self.slots.release(detached);
         Ok(())
     }
 
+    /// Held through a commit, and while another zone table takes the place of this one.
+    pub(crate) fn commit_lock(&self) -> MutexGuard<'_, ()> {
+        self.commit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Syncs; the first failure is the last thing that this store does to its medium. (The kernel may
     /// have dropped what it could not write: a second sync that succeeds would say nothing.)
-    fn sync(&self) -> Result<(), CommitError> {
+    pub(crate) fn sync(&self) -> Result<(), CommitError> {
         self.synced(self.medium.sync())
     }
 
     fn synced(&self, result: io::Result<()>) -> Result<(), CommitError> {
-        result.map_err(|error| {
-            self.poisoned.store(true, Ordering::Relaxed);
-            self.say_failed();
-            CommitError::from(&error)
-        })
+        result.map_err(|error| self.fail(CommitError::from(&error)))
+    }
+
+    /// The last thing that this store does to its medium.
+    pub(crate) fn fail(&self, error: CommitError) -> CommitError {
+        self.poisoned.store(true, Ordering::Relaxed);
+        self.say_failed();
+        error
     }
 
     /// Writes into the superblock that a sync failed, so that whoever opens the image next believes only
@@ -248,7 +279,7 @@ impl Store {
 
     /// The zones recorded since the last commit, with their latest states; where the number of active
     /// zones is limited, as they all were at one moment.
-    fn take_changed(&self) -> Vec<(ZoneId, u64)> {
+    fn take_changed(&self, tables: &TableGuard<'_>) -> Vec<(ZoneId, u64)> {
         let _moment = self.moment();
         let mut zones = Vec::new();
         for (word, first) in self.changed.iter().zip((0u32..).step_by(64)) {
@@ -259,7 +290,7 @@ impl Store {
             while bits != 0 {
                 let zone = ZoneId(first | bits.trailing_zeros());
                 bits &= bits - 1;
-                if let Some(record) = self.zone_record(zone) {
+                if let Some(record) = tables.record(zone) {
                     zones.push((zone, record.latest()));
                 }
             }
@@ -268,10 +299,10 @@ impl Store {
     }
 
     /// Writes the durable copies of `zones`; false when all of them say so already.
-    fn make_durable(&self, zones: &[(ZoneId, u64)]) -> bool {
+    fn make_durable(&self, tables: &TableGuard<'_>, zones: &[(ZoneId, u64)]) -> bool {
         let mut any = false;
         for (zone, state) in zones {
-            let Some(record) = self.zone_record(*zone) else { continue };
+            let Some(record) = tables.record(*zone) else { continue };
             if record.durable() != Ok(*state) {
                 record.set_durable(*state);
                 any = true;
@@ -281,12 +312,12 @@ impl Store {
     }
 
     /// True when the zones that are durably active now and these are more than may be.
-    fn is_crowded(&self, active: &[(ZoneId, u64)]) -> bool {
-        let Some(geometry) = self.shape.geometry.as_ref().filter(|_| self.is_limited()) else {
+    fn is_crowded(&self, tables: &TableGuard<'_>, active: &[(ZoneId, u64)]) -> bool {
+        let Some(geometry) = self.shape().geometry.filter(|_| self.is_limited()) else {
             return false;
         };
         let durably = |zone: ZoneId| {
-            let state = self.zone_record(zone).and_then(|record| record.durable().ok());
+            let state = tables.record(zone).and_then(|record| record.durable().ok());
             state.is_some_and(is_active)
         };
         let now = geometry.zones().filter(|zone| durably(*zone)).count();
@@ -334,7 +365,7 @@ impl Store {
     }
 
     fn clear(&self, slot: u32) -> io::Result<()> {
-        let at = self.layout.slot_at(slot);
+        let at = self.layout().slot_at(slot);
         self.medium.zero(at..at.saturating_add(self.layout.slot_bytes), true)?;
         self.slots.add_free(slot);
         Ok(())
@@ -360,7 +391,7 @@ impl Store {
             }
         }
         while job.left() > 0 {
-            let Some(piece) = self.layout.piece(job.position(), job.left()) else {
+            let Some(piece) = self.layout().piece(job.position(), job.left()) else {
                 return Step::Failed(Failure::Short { missing: job.left() });
             };
             match self.place(job, piece) {
@@ -408,7 +439,7 @@ impl Store {
             }
             bytes = bytes.min(end - inside);
         }
-        let at = self.layout.slot_at(slot).saturating_add(inside);
+        let at = self.layout().slot_at(slot).saturating_add(inside);
         Ok(Some(Piece { place: Place::Medium(at), bytes }))
     }
 

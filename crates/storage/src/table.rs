@@ -247,6 +247,19 @@ impl<'a> Record<'a> {
         self.store(at + 2, checksum(self.zone, packed, sequence));
     }
 
+    /// Makes this record, of which nothing was written, say what `from` says; both are of one zone.
+    pub(crate) fn copy_from(&self, from: &Self) -> Result<(), RecordError> {
+        let (latest, durable) = (from.latest(), from.durable()?);
+        // A zone at birth is left as it is, a hole.
+        if latest != self.latest() {
+            self.set_latest(latest);
+        }
+        if durable != 0 {
+            self.set_durable(durable);
+        }
+        Ok(())
+    }
+
     /// Clears a copy that is torn. Another write to it would have the same sequence number, and torn in its
     /// turn the two could make a whole one.
     pub(crate) fn clear_torn(&self) {

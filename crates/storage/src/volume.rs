@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use zvb_ring::Buffers;
 use zvb_wire::{Sector, ZoneType};
-use zvb_zones::{Geometry, Manage, Snapshot, ZoneId};
+use zvb_zones::{Geometry, GeometryError, Manage, Snapshot, ZoneId};
 
 /// What a volume looks like to a guest.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
     /// Size in 512-byte sectors.
     pub capacity: Sector,
@@ -38,8 +38,8 @@ pub struct Shape {
 /// sequential-preferred zones and of plain disks that were never written (or were discarded or reset
 /// since) read as zeroes.
 pub trait Volume: Send + Sync + fmt::Debug {
-    /// What it looks like.
-    fn shape(&self) -> &Shape;
+    /// What it looks like now: only its size ever changes, by [`grow`](Self::grow).
+    fn shape(&self) -> Shape;
 
     /// The state of every zone as it was found when the volume was opened; nothing for a plain disk.
     fn recovered(&self) -> Vec<Snapshot>;
@@ -74,6 +74,14 @@ pub trait Volume: Send + Sync + fmt::Debug {
 
     /// An engine for one queue with up to `depth` operations in flight. The engine keeps the volume open.
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError>;
+
+    /// Makes it `capacity` sectors large while it is in use: what it has stays where it is, a last zone that
+    /// was smaller than the others grows, and zones after it are new. Interrupted, it has the old size or
+    /// the new one. May take as long as a flush; I/O goes on meanwhile.
+    fn grow(&self, capacity: Sector) -> Result<(), GrowError> {
+        let _ = capacity;
+        Err(GrowError::Unsupported)
+    }
 
     /// Makes all that was done durable, and says in the medium that it was left in order. Called once,
     /// last, when no engine has work left. (A volume that is dropped without this is as if the process
@@ -214,6 +222,54 @@ pub struct EngineError {
     /// Why.
     #[source]
     pub source: io::Error,
+}
+
+/// Why a volume does not become larger.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrowError {
+    /// Its medium has the size that it has.
+    #[error("a disk on this medium can not get another size")]
+    Unsupported,
+    /// Nothing of it may change.
+    #[error("the disk is read-only")]
+    ReadOnly,
+    /// The medium failed, now or before.
+    #[error("a failure of the medium made the disk read-only")]
+    Failed,
+    /// Zones that make no disk.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// Not a multiple of the block size.
+    #[error(
+        "the size of {capacity} sectors is not a multiple of the block size, {block_size} bytes"
+    )]
+    Capacity {
+        /// What was asked for.
+        capacity: Sector,
+        /// The block size in bytes.
+        block_size: u32,
+    },
+    /// Disks do not shrink.
+    #[error("the disk has {from} sectors, and {to} are fewer: it can only grow")]
+    Shrinks {
+        /// What it has.
+        from: Sector,
+        /// What was asked for.
+        to: Sector,
+    },
+    /// Longer than any file can be, or in the way of itself.
+    #[error("there is no room for {0} sectors")]
+    NoRoom(Sector),
+    /// The medium refused, and the disk is what it was.
+    #[error("cannot {doing}")]
+    Medium {
+        /// What was refused.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Why a volume could not be left in order.

@@ -98,7 +98,7 @@ struct Contents {
 impl Contents {
     fn of(image: Image) -> Self {
         let volume = Arc::new(image);
-        let shape = volume.shape().clone();
+        let shape = volume.shape();
         let mut worker = Worker::new(Arc::clone(&volume) as _, 4);
         let mut rng = Rng::new(1);
         let states = volume.recovered();

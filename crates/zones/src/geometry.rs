@@ -138,23 +138,7 @@ impl Geometry {
         if capacity == Sector::ZERO || capacity > size || !counts(capacity) {
             return Err(GeometryError::ZoneCapacity { capacity, size });
         }
-        if spec.capacity == Sector::ZERO
-            || !spec.capacity.is_multiple_of(granule)
-            || spec.capacity.to_bytes().is_none_or(|bytes| bytes > i64::MAX as u64)
-        {
-            return Err(GeometryError::Capacity(spec.capacity));
-        }
-        let count = spec.capacity.0.div_ceil(spec.zone_size.0);
-        if count > u64::from(Self::MAX_ZONES) {
-            return Err(GeometryError::TooManyZones { count, limit: Self::MAX_ZONES });
-        }
-        let zones = count as u32;
-        if spec.conventional > zones {
-            return Err(GeometryError::Conventional {
-                conventional: spec.conventional,
-                count: zones,
-            });
-        }
+        let zones = count_zones(&spec)?;
         if spec.max_active != 0 && spec.max_open > spec.max_active {
             return Err(GeometryError::Limits {
                 max_open: spec.max_open,
@@ -167,6 +151,13 @@ impl Geometry {
         if spec.model == Model::HostAware {
             takes_writes_anywhere(&spec)?;
         }
+        Ok(Self { spec, zones })
+    }
+
+    /// The same zones on a disk of another size: more of them, or fewer, and another last one. Cheap.
+    pub fn with_capacity(&self, capacity: Sector) -> Result<Self, GeometryError> {
+        let spec = GeometrySpec { capacity, ..self.spec };
+        let zones = count_zones(&spec)?;
         Ok(Self { spec, zones })
     }
 
@@ -223,6 +214,28 @@ impl Geometry {
     pub fn granule(&self) -> Sector {
         Sector(u64::from(self.spec.write_granularity) / SECTOR_BYTES)
     }
+}
+
+/// How many zones `spec` has, whose granularity and zone size are right.
+fn count_zones(spec: &GeometrySpec) -> Result<u32, GeometryError> {
+    let GeometrySpec { capacity, conventional, .. } = *spec;
+    let granule = u64::from(spec.write_granularity) / SECTOR_BYTES;
+    if capacity == Sector::ZERO
+        // The granule is a power of two.
+        || capacity.0 & granule.saturating_sub(1) != 0
+        || capacity.to_bytes().is_none_or(|bytes| bytes > i64::MAX as u64)
+    {
+        return Err(GeometryError::Capacity(capacity));
+    }
+    let count = capacity.0.div_ceil(spec.zone_size.0);
+    if count > u64::from(Geometry::MAX_ZONES) {
+        return Err(GeometryError::TooManyZones { count, limit: Geometry::MAX_ZONES });
+    }
+    let count = count as u32;
+    if conventional > count {
+        return Err(GeometryError::Conventional { conventional, count });
+    }
+    Ok(count)
 }
 
 /// Refuses what would keep a write from a sequential-preferred zone: a guest that takes the disk for a

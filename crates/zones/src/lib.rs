@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod command;
 mod geometry;
+mod grow;
 mod line;
 mod open;
 mod read;
@@ -21,6 +22,7 @@ mod table;
 mod write;
 
 pub use geometry::{Geometry, GeometryError, GeometrySpec, ZoneId};
+pub use grow::GrowError;
 pub use line::Ticket;
 pub use read::{ReadPlan, check_read, describe};
 pub use refusal::{Refusal, Refused};

@@ -67,7 +67,7 @@ pub(crate) struct Zone {
 const _: () = assert!(core::mem::size_of::<Zone>() <= 48);
 
 impl Zone {
-    fn new(state: Snapshot) -> Self {
+    pub(crate) fn new(state: Snapshot) -> Self {
         // A zone is at most 2^32 - 1 sectors long, by its geometry.
         let written = state.written().0 as u32;
         Self {

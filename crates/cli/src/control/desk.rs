@@ -213,7 +213,7 @@ impl Desk {
     fn write_table(&self, answer: &mut dyn Write) -> io::Result<()> {
         let shape = self.volume().shape();
         let states = self.device.zone_states();
-        write(answer, Dump::of_volume(shape, &states))
+        write(answer, Dump::of_volume(&shape, &states))
     }
 }
 

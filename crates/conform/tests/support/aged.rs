@@ -22,7 +22,7 @@ impl Aged {
         faulty: &[(usize, Condition)],
     ) -> Arc<dyn Volume> {
         let inner = Arc::new(Memory::new(spec.capacity, 4096, Some(spec)).unwrap());
-        let mut shape = inner.shape().clone();
+        let mut shape = inner.shape();
         shape.geometry = Some(Geometry::new(spec).unwrap());
         shape.read_only = read_only;
         let mut recovered = inner.recovered();
@@ -34,8 +34,8 @@ impl Aged {
 }
 
 impl Volume for Aged {
-    fn shape(&self) -> &Shape {
-        &self.shape
+    fn shape(&self) -> Shape {
+        self.shape
     }
 
     fn recovered(&self) -> Vec<Snapshot> {

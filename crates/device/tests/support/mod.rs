@@ -245,8 +245,8 @@ impl TestVolume {
 }
 
 impl Volume for TestVolume {
-    fn shape(&self) -> &Shape {
-        &self.shape
+    fn shape(&self) -> Shape {
+        self.shape
     }
 
     fn recovered(&self) -> Vec<Snapshot> {

@@ -119,8 +119,8 @@ impl SlowVolume {
 }
 
 impl Volume for SlowVolume {
-    fn shape(&self) -> &Shape {
-        &self.shape
+    fn shape(&self) -> Shape {
+        self.shape
     }
 
     fn recovered(&self) -> Vec<Snapshot> {

@@ -417,7 +417,7 @@ impl RawSuperblock {
 
 impl Header {
     /// Where the zone table is.
-    pub(super) fn table(&self) -> Range<u64> {
+    pub(crate) fn table(&self) -> Range<u64> {
         let len = u64::from(self.zone_count()).saturating_mul(table::BYTES);
         self.table_at..self.table_at.saturating_add(len)
     }

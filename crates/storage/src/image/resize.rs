@@ -4,16 +4,18 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use zvb_wire::Sector;
-use zvb_zones::{Geometry, GeometryError, GeometrySpec};
+use zvb_zones::{Geometry, GeometryError};
 
 use super::Image;
 use super::format::{Header, REGION_ALIGN, State};
 use super::open::{CommitBy, OpenOptions, Recovery, entries};
 use super::refusal::{FileError, OpenError, Refusal};
-use super::switch::{clear, placed, switch};
+use super::switch::{placed, switch};
 use crate::engine::EngineKind;
-use crate::layout::{Layout, slots_wanted};
-use crate::volume::{Volume, VolumeError};
+use crate::grow::Growth;
+use crate::layout::{Layout, has_sequential};
+use crate::medium::clear;
+use crate::volume::{GrowError, Shape, Volume, VolumeError};
 
 /// Why an image does not get another size.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,19 @@ pub(super) fn open_alone(path: &Path) -> Result<Image, Refusal> {
     Image::open(path, &options).map_err(|OpenError { reason, .. }| reason)
 }
 
+impl From<GrowError> for ResizeError {
+    fn from(error: GrowError) -> Self {
+        match error {
+            GrowError::Geometry(error) => Self::Geometry(error),
+            GrowError::Capacity { capacity, block_size } => Self::Capacity { capacity, block_size },
+            GrowError::Shrinks { from, to } => Self::Shrinks { from, to },
+            GrowError::NoRoom(capacity) => Self::NoRoom(capacity),
+            GrowError::Medium { doing, source } => Self::Image(Refusal::Io { doing, source }),
+            GrowError::Unsupported | GrowError::ReadOnly | GrowError::Failed => Self::Busy,
+        }
+    }
+}
+
 impl Image {
     /// Makes the disk `capacity` sectors large, and closes the image. See [`resize`].
     pub fn resize(self, capacity: Sector) -> Result<(), ResizeError> {
@@ -117,34 +132,26 @@ impl Image {
     }
 }
 
-/// `old`, closed, with `capacity` sectors.
-fn larger(old: &Header, capacity: Sector) -> Result<Header, ResizeError> {
+/// `old` with `capacity` sectors, in order, its zone table where nothing is.
+pub(super) fn larger(old: &Header, capacity: Sector) -> Result<Header, GrowError> {
     if capacity < old.capacity {
-        return Err(ResizeError::Shrinks { from: old.capacity, to: capacity });
+        return Err(GrowError::Shrinks { from: old.capacity, to: capacity });
     }
     let block_size = old.block_size;
     if !capacity.is_multiple_of(Sector(u64::from(block_size) / 512)) {
-        return Err(ResizeError::Capacity { capacity, block_size });
+        return Err(GrowError::Capacity { capacity, block_size });
     }
-    let geometry = old.geometry.map(|g| Geometry::new(GeometrySpec { capacity, ..*g.spec() }));
-    let geometry = geometry.transpose()?;
-    let no_room = ResizeError::NoRoom(capacity);
+    let geometry = old.geometry.map(|g| g.with_capacity(capacity)).transpose()?;
+    let no_room = GrowError::NoRoom(capacity);
     let Some(layout) = larger_layout(old, capacity, geometry) else { return Err(no_room) };
     let state = State::Clean;
     placed(old, Header { capacity, geometry, layout, state, ..old.clone() }).ok_or(no_room)
 }
 
-/// The linear region and the slots stay where they are and grow at their ends. Where there is no slot yet
-/// they may begin anywhere.
 fn larger_layout(old: &Header, capacity: Sector, geometry: Option<Geometry>) -> Option<Layout> {
-    let mut shape = old.shape(false);
-    (shape.capacity, shape.geometry) = (capacity, geometry);
+    let shape = Shape { capacity, geometry, ..old.shape(false) };
     let was = &old.layout;
-    let sequential =
-        old.geometry.map_or(0, |g| g.zone_count().saturating_sub(g.spec().conventional));
-    let (slots_at, had) = if sequential == 0 { (None, 0) } else { (Some(was.slots_at), was.slots) };
-    let slots = geometry.as_ref().map_or(0, slots_wanted).max(had);
-    let layout = Layout::new(&shape, was.linear_at, slots_at, REGION_ALIGN)?.with_slots(slots)?;
+    let layout = was.grown(&shape, has_sequential(&old.shape(false)), REGION_ALIGN)?;
     // The old table stays whole until the superblock speaks of the new one.
     let grown = was.linear_at.saturating_add(was.linear_bytes)
         ..layout.linear_at.saturating_add(layout.linear_bytes);
@@ -154,4 +161,25 @@ fn larger_layout(old: &Header, capacity: Sector, geometry: Option<Geometry>) -> 
         || table.end <= grown.start
         || grown.end <= table.start;
     apart.then_some(layout)
+}
+
+impl Image {
+    /// [`Volume::grow`](crate::Volume::grow).
+    pub(super) fn grow_in_use(&self, capacity: Sector) -> Result<(), GrowError> {
+        let store = &self.served.store;
+        if store.shape.read_only {
+            return Err(GrowError::ReadOnly);
+        }
+        let _one_at_a_time = store.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let header = store.header.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(old) = header.filter(|_| !store.is_poisoned()) else {
+            return Err(GrowError::Failed);
+        };
+        if capacity == old.capacity {
+            return Ok(());
+        }
+        let header = Header { state: State::Dirty, ..larger(&old, capacity)? };
+        let (shape, layout) = (header.shape(false), header.layout);
+        store.grow(Growth { shape, layout, header: Some(header) })
+    }
 }

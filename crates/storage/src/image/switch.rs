@@ -2,13 +2,12 @@
 //! superblocks that point to it. Until the first of those is durable the image is the old one.
 
 use std::io;
-use std::ops::Range;
 
 use zvb_zones::ZoneId;
 
 use super::format::{Header, State, TABLE_AT};
 use crate::layout::SLOT_ALIGN;
-use crate::medium::{Medium, write_bytes};
+use crate::medium::{Medium, clear, write_bytes};
 use crate::table::{self, Entry};
 
 /// Bytes of a zone table written at once.
@@ -91,16 +90,4 @@ fn write_table(medium: &dyn Medium, header: &Header, entries: &[Entry]) -> io::R
         }
     }
     if run.is_empty() { Ok(()) } else { write_bytes(medium, at, &run) }
-}
-
-/// Makes `range` read as zeroes, if it does not.
-pub(super) fn clear(medium: &dyn Medium, range: Range<u64>) -> io::Result<()> {
-    let end = range.end.min(medium.size()?);
-    if range.start >= end {
-        return Ok(());
-    }
-    match medium.next_data(range.start)? {
-        Some(data) if data < end => medium.zero(data..end, true),
-        _ => Ok(()),
-    }
 }

@@ -4,14 +4,16 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{
-    Advice, MapFlags, MsyncFlags, ProtFlags, madvise, mmap, mmap_anonymous, msync, munmap,
+    Advice, MapFlags, MprotectFlags, MsyncFlags, ProtFlags, madvise, mmap, mmap_anonymous,
+    mprotect, msync, munmap,
 };
 use zvb_ring::Buffers;
 
 use super::runs;
+use crate::medium::Mapped;
 
 const PAGE: usize = 4096;
 
@@ -35,6 +37,14 @@ impl Mapping {
         let base = unsafe {
             mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags)?
         };
+        Self::at(base.cast(), len)
+    }
+
+    /// Addresses, of which nothing can be touched yet.
+    fn reserved(len: usize) -> io::Result<Self> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: as in `anonymous`.
+        let base = unsafe { mmap_anonymous(ptr::null_mut(), len, ProtFlags::empty(), flags)? };
         Self::at(base.cast(), len)
     }
 
@@ -106,9 +116,28 @@ impl Words {
     }
 }
 
+impl Mapped for Words {
+    fn words(&self) -> &[AtomicU64] {
+        self.get()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Self::sync(self)
+    }
+}
+
+/// Addresses that are kept for a disk in memory to grow into, where the system has them: they cost nothing.
+const ROOM_MIN: usize = 1 << 40;
+const ROOM_MAX: usize = 1 << 45;
+
 /// The bytes of a disk that lives in memory.
 #[derive(Debug)]
-pub(crate) struct Bytes(Mapping);
+pub(crate) struct Bytes {
+    /// More than there are bytes: the rest can not be touched.
+    map: Mapping,
+    /// Of what can be; never less than it was.
+    len: AtomicU64,
+}
 
 /// Past the end of [`Bytes`].
 #[derive(Debug)]
@@ -118,15 +147,34 @@ impl Bytes {
     /// `len` zero bytes, of which those that were never written take no room.
     pub(crate) fn new(len: u64) -> io::Result<Self> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let map = Mapping::anonymous(len)?;
-        // Fewer and larger pages, where the kernel has them: no harm where it has not.
-        // SAFETY: our own mapping, whole; what it holds does not change.
-        let _ = unsafe { madvise(map.base.as_ptr().cast(), len, Advice::LinuxHugepage) };
-        Ok(Self(map))
+        let room = len.saturating_mul(16).clamp(ROOM_MIN, ROOM_MAX).max(len);
+        let map = Mapping::reserved(room).or_else(|_| Mapping::reserved(len))?;
+        let bytes = Self { map, len: AtomicU64::new(0) };
+        bytes.lengthen(len as u64)?;
+        Ok(bytes)
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.0.len as u64
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Makes it at least `len` bytes long, if there are addresses for it. Done by one at a time.
+    pub(crate) fn lengthen(&self, len: u64) -> io::Result<()> {
+        let Ok(wanted) = usize::try_from(len) else {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        };
+        let wanted = wanted.checked_next_multiple_of(PAGE).filter(|len| *len <= self.map.len);
+        let Some(wanted) = wanted else { return Err(io::ErrorKind::OutOfMemory.into()) };
+        let base = self.map.base.as_ptr().cast();
+        // SAFETY: the start of our own mapping, which is as long; what is in use of it stays what it is.
+        unsafe {
+            mprotect(base, wanted, MprotectFlags::READ | MprotectFlags::WRITE)?;
+            // Fewer and larger pages, where the kernel has them: no harm where it has not.
+            let _ = madvise(base, wanted, Advice::LinuxHugepage);
+        }
+        // Whoever uses what is new has heard of it from us.
+        self.len.fetch_max(len, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Copies from `at` on into `range` of `into`.
@@ -180,7 +228,7 @@ impl Bytes {
     /// Where `len` bytes from `at` on are.
     fn slice(&self, at: u64, len: u64) -> Result<*mut u8, PastEnd> {
         match at.checked_add(len) {
-            Some(end) if end <= self.len() => Ok(self.0.base.as_ptr().wrapping_add(at as usize)),
+            Some(end) if end <= self.len() => Ok(self.map.base.as_ptr().wrapping_add(at as usize)),
             _ => Err(PastEnd),
         }
     }

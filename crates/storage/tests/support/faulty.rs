@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use zvb_ring::Buffers;
-use zvb_storage::{Image, Medium, MediumFile, OpenOptions, Refusal};
+use zvb_storage::{Image, Mapped, Medium, MediumFile, OpenOptions, Refusal};
 
 use super::Rng;
 
@@ -22,12 +22,14 @@ pub(crate) struct State {
     now: Mutex<Vec<u8>>,
     /// As it is on the disk.
     durable: Mutex<Vec<u8>>,
-    table: Mutex<(usize, Arc<Vec<AtomicU64>>)>,
+    /// Mapped words, and where; those mapped last count.
+    tables: Mutex<Vec<(usize, Arc<Vec<AtomicU64>>)>>,
     /// Errors to fail with; 0 for none.
     pub(crate) fail_read: AtomicU64,
     pub(crate) fail_write: AtomicU64,
     pub(crate) fail_sync: AtomicU64,
     pub(crate) fail_zero: AtomicU64,
+    pub(crate) fail_lengthen: AtomicU64,
     /// Reads and writes move at most this many bytes; 0 for no limit.
     pub(crate) at_most: AtomicU64,
     /// So many bytes more can be written, if not `None`: the write that ends there is short, and after it
@@ -79,19 +81,20 @@ impl State {
         // What the last opener stored is what the next one finds.
         let bytes = self.bytes();
         *self.now.lock().unwrap() = bytes;
-        *self.table.lock().unwrap() = (0, Arc::default());
+        self.tables.lock().unwrap().clear();
         Faulty { state: Arc::clone(self), words: Arc::default() }
     }
 
     /// The bytes as this host sees them.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.now.lock().unwrap().clone();
-        let table = self.table.lock().unwrap();
-        for (i, word) in table.1.iter().enumerate() {
-            // The words are little-endian already.
-            let at = table.0 + i * 8;
-            let word = u64::from_le(word.load(Ordering::SeqCst));
-            bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        for (at, words) in self.tables.lock().unwrap().iter() {
+            for (i, word) in words.iter().enumerate() {
+                // The words are little-endian already.
+                let at = at + i * 8;
+                let word = u64::from_le(word.load(Ordering::SeqCst));
+                bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
+            }
         }
         bytes
     }
@@ -112,12 +115,66 @@ impl State {
     }
 }
 
-impl Faulty {
+impl State {
     /// Counts a change. It fails from the end on.
     fn change(&self) -> io::Result<()> {
-        let number = self.state.changes.fetch_add(1, Ordering::Relaxed) + 1;
-        let end = self.state.end_at.load(Ordering::Relaxed);
+        let number = self.changes.fetch_add(1, Ordering::Relaxed) + 1;
+        let end = self.end_at.load(Ordering::Relaxed);
         if end != 0 && number >= end { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+    }
+
+    fn medium_sync(&self) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        fail(&self.fail_sync)?;
+        self.change()?;
+        if !self.lie.load(Ordering::Relaxed) {
+            let bytes = self.bytes();
+            *self.durable.lock().unwrap() = bytes;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Words of the bytes from `at` on.
+    fn map(&self, at: u64, count: usize) -> Arc<Vec<AtomicU64>> {
+        let bytes = self.bytes();
+        // What was mapped here before is seen here too, and is not told a second time.
+        *self.now.lock().unwrap() = bytes.clone();
+        let at = at as usize;
+        let word = |b: &[u8]| AtomicU64::new(u64::from_le_bytes(b.try_into().unwrap()).to_le());
+        let words: Arc<Vec<_>> = Arc::new(bytes[at..at + count * 8].chunks(8).map(word).collect());
+        let mut tables = self.tables.lock().unwrap();
+        tables.retain(|(old, words)| old + words.len() * 8 <= at || at + count * 8 <= *old);
+        tables.push((at, Arc::clone(&words)));
+        words
+    }
+
+    /// Zeroes mapped words too.
+    fn zero_words(&self, range: &Range<u64>) {
+        for (at, words) in self.tables.lock().unwrap().iter() {
+            for (i, word) in words.iter().enumerate() {
+                if range.contains(&((at + i * 8) as u64)) {
+                    word.store(0, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct More {
+    state: Arc<State>,
+    words: Arc<Vec<AtomicU64>>,
+}
+
+impl Mapped for More {
+    fn words(&self) -> &[AtomicU64] {
+        &self.words
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.state.medium_sync()
     }
 }
 
@@ -127,13 +184,13 @@ impl Medium for Faulty {
     }
 
     fn map(&mut self, at: u64, count: usize) -> io::Result<()> {
-        let now = self.state.now.lock().unwrap();
-        let at = at as usize;
-        let bytes = &now[at..at + count * 8];
-        let word = |b: &[u8]| AtomicU64::new(u64::from_le_bytes(b.try_into().unwrap()).to_le());
-        self.words = Arc::new(bytes.chunks(8).map(word).collect());
-        *self.state.table.lock().unwrap() = (at, Arc::clone(&self.words));
+        self.words = self.state.map(at, count);
         Ok(())
+    }
+
+    fn map_more(&self, at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
+        let words = self.state.map(at, count);
+        Ok(Arc::new(More { state: Arc::clone(&self.state), words }))
     }
 
     fn words(&self) -> &[AtomicU64] {
@@ -155,7 +212,7 @@ impl Medium for Faulty {
 
     fn write(&self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
         fail(&self.state.fail_write)?;
-        self.change()?;
+        self.state.change()?;
         let mut now = self.state.now.lock().unwrap();
         let mut len = self.some(range.end - range.start) as usize;
         if let Some(room) = self.state.room.lock().unwrap().as_mut() {
@@ -172,7 +229,8 @@ impl Medium for Faulty {
     fn zero(&self, range: Range<u64>, _unmap: bool) -> io::Result<()> {
         fail(&self.state.fail_write)?;
         fail(&self.state.fail_zero)?;
-        self.change()?;
+        self.state.change()?;
+        self.state.zero_words(&range);
         self.state.now.lock().unwrap()[range.start as usize..range.end as usize].fill(0);
         Ok(())
     }
@@ -188,18 +246,12 @@ impl Medium for Faulty {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.state.syncs.fetch_add(1, Ordering::Relaxed);
-        fail(&self.state.fail_sync)?;
-        self.change()?;
-        if !self.state.lie.load(Ordering::Relaxed) {
-            let bytes = self.state.bytes();
-            *self.state.durable.lock().unwrap() = bytes;
-        }
-        Ok(())
+        self.state.medium_sync()
     }
 
     fn lengthen(&self, bytes: u64) -> io::Result<()> {
-        self.change()?;
+        fail(&self.state.fail_lengthen)?;
+        self.state.change()?;
         let mut now = self.state.now.lock().unwrap();
         let len = now.len().max(bytes as usize);
         now.resize(len, 0);
