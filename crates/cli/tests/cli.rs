@@ -492,6 +492,9 @@ fn a_server_is_confined_unless_it_is_told_otherwise() {
     for (options, filters) in [(&["d.zvb"][..], "2"), (&["d.zvb", "--no-sandbox"], &ours)] {
         let mut server = place.serve(options);
         assert_eq!(seccomp(&server.id().to_string()), filters, "{options:?}");
+        // What is started later is confined in every way.
+        let threads = std::fs::read_dir(format!("/proc/{}/task", server.id())).unwrap().count();
+        assert_eq!(threads, 1, "{options:?}");
         let mode = std::fs::metadata(place.path("s")).unwrap().permissions();
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
         place.drive("reset", &["--all"]).ok();

@@ -5,6 +5,10 @@
 //! path and of sessions through (all others fail with EPERM), for every thread; and *Landlock*, which takes
 //! away the file system but for removing the socket, for this thread and those it starts. A kernel without
 //! Landlock still has the first wall; [`Walls`] says what stands.
+//!
+//! What goes through an io_uring no filter of system calls sees: it could open files and connect sockets. So
+//! the rings are made before the walls stand (`Volume::prepare`), each restricted by the kernel for good to
+//! reads, writes and fallocate, and afterwards none can be made nor changed.
 
 use std::io;
 use std::path::PathBuf;
@@ -58,8 +62,14 @@ pub enum SandboxError {
     Seccomp(#[source] seccompiler::Error),
 }
 
-/// Confines this process for good. To be called by the main thread, with every file open, before the
-/// threads that serve guests are started.
+/// How many threads this process has; `None` where the system does not tell. Landlock is for the one that calls
+/// [`confine`] and for those started afterwards: there should be no other.
+pub fn threads() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/task").ok()?.count())
+}
+
+/// Confines this process for good. To be called by the main thread, with every file open, before any other
+/// thread is started.
 pub fn confine(needs: &Needs) -> Result<Walls, SandboxError> {
     let file_system = confine_files(needs)?;
     for filter in [no_clone3(), filter()] {
@@ -112,9 +122,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_lseek,
     libc::SYS_msync,
     libc::SYS_flock,
-    libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
     // Sessions.
     libc::SYS_accept4,
     libc::SYS_recvmsg,
@@ -262,6 +270,7 @@ mod tests {
             assert!(std::os::unix::net::UnixStream::connect(folder.join("listening")).is_err());
             assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err());
             assert!(Command::new("true").status().is_err());
+            assert!(io_uring::IoUring::new(4).is_err());
         };
         gone();
         std::thread::scope(|s| s.spawn(gone).join().unwrap());

@@ -33,11 +33,13 @@ pub(crate) enum Committer {
     Caller,
 }
 
-/// A thread, ended and joined when this is dropped.
+/// A thread, ended and joined when this is dropped. It is started with the first engine: a server confines
+/// itself between opening an image and that, and its walls are to be around every thread.
 #[derive(Debug)]
 pub(crate) struct Thread {
     shared: Arc<Shared>,
-    handle: Option<JoinHandle<()>>,
+    store: Arc<Store>,
+    handle: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -138,13 +140,21 @@ impl Mailbox {
 
 impl Committer {
     /// A thread that commits `store`.
-    pub(crate) fn thread(store: Arc<Store>) -> io::Result<Self> {
-        Thread::new(store).map(Self::Thread)
+    pub(crate) fn thread(store: Arc<Store>) -> Self {
+        Self::Thread(Thread::new(store))
     }
 
     /// A thread that cleans up after `store`, which keeps nothing.
-    pub(crate) fn volatile(store: Arc<Store>) -> io::Result<Self> {
-        Thread::new(store).map(Self::Volatile)
+    pub(crate) fn volatile(store: Arc<Store>) -> Self {
+        Self::Volatile(Thread::new(store))
+    }
+
+    /// There is an engine: from here on somebody commits.
+    pub(crate) fn start(&self) -> io::Result<()> {
+        match self {
+            Self::Thread(thread) | Self::Volatile(thread) => thread.start(),
+            Self::Caller => Ok(()),
+        }
     }
 
     /// Asks for a commit on behalf of a flush. The result, if it is there already; else it comes to
@@ -224,12 +234,18 @@ impl Committer {
 }
 
 impl Thread {
-    fn new(store: Arc<Store>) -> io::Result<Self> {
-        let shared = Arc::<Shared>::default();
-        let for_thread = Arc::clone(&shared);
-        let run = move || for_thread.run(&store);
-        let handle = Builder::new().name("zvb-commit".into()).spawn(run)?;
-        Ok(Self { shared, handle: Some(handle) })
+    fn new(store: Arc<Store>) -> Self {
+        Self { shared: Arc::default(), store, handle: Mutex::default() }
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let mut handle = lock(&self.handle);
+        if handle.is_none() && !self.store.shape.read_only {
+            let (shared, store) = (Arc::clone(&self.shared), Arc::clone(&self.store));
+            let run = move || shared.run(&store);
+            *handle = Some(Builder::new().name("zvb-commit".into()).spawn(run)?);
+        }
+        Ok(())
     }
 }
 
@@ -313,7 +329,7 @@ impl Drop for Thread {
     fn drop(&mut self) {
         lock(&self.shared.asked).stop = true;
         self.shared.wake.notify_one();
-        if let Some(handle) = self.handle.take() {
+        if let Some(handle) = lock(&self.handle).take() {
             // Its only panics would be our own, and were reported when they happened.
             let _ = handle.join();
         }

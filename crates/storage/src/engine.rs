@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::committer::{Committer, Mailbox};
 use crate::slots::Pins;
 use crate::store::{CommitError, Step, Store};
-use crate::sys::FileMap;
+use crate::sys::{FileMap, Rings};
 use crate::volume::{Done, Engine, EngineError, Failure};
 
 /// Which engine.
@@ -81,6 +81,8 @@ impl FromStr for EngineKind {
 pub(crate) struct Served {
     pub(crate) store: Arc<Store>,
     pub(crate) committer: Committer,
+    /// Rings that were made ahead.
+    rings: Arc<Rings>,
     /// For reads of what is cached, once an engine has asked for it; and how much was to be mapped.
     map: Mutex<Option<(u64, Option<Arc<FileMap>>)>>,
 }
@@ -88,7 +90,27 @@ pub(crate) struct Served {
 impl Served {
     /// `store`, committed by `committer`.
     pub(crate) fn new(store: Arc<Store>, committer: Committer) -> Self {
-        Self { store, committer, map: Mutex::default() }
+        Self { store, committer, rings: Arc::default(), map: Mutex::default() }
+    }
+
+    /// Makes what `count` engines of `kind` need, each for `depth` operations, that can not be made later by
+    /// a process that has confined itself.
+    pub(crate) fn prepare(
+        &self,
+        kind: EngineKind,
+        count: u16,
+        depth: u32,
+    ) -> Result<(), EngineError> {
+        if kind == EngineKind::Sync || self.store.medium.file().is_none() {
+            return Ok(());
+        }
+        match self.rings.prepare(count, depth) {
+            Err(source) if kind == EngineKind::Uring => {
+                Err(EngineError { engine: "uring", source })
+            }
+            // Where there are none, other engines are.
+            _ => Ok(()),
+        }
     }
 
     /// A mapping of the file; `None` where there is none to be had.
@@ -116,6 +138,7 @@ pub(crate) fn new(
     depth: u32,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let error = |engine| move |source| EngineError { engine, source };
+    served.committer.start().map_err(error("commit side of the"))?;
     let has_file = served.store.medium.file().is_some();
     if has_file && kind != EngineKind::Sync {
         let all = kind == EngineKind::Uring

@@ -101,6 +101,10 @@ impl Volume for Image {
         self.served.store.is_poisoned()
     }
 
+    fn prepare(&self, engines: u16, depth: u32) -> Result<(), EngineError> {
+        self.served.prepare(self.engine, engines, depth)
+    }
+
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError> {
         engine::new(Arc::clone(&self.served), self.engine, depth)
     }

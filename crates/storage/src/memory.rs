@@ -153,7 +153,7 @@ impl Memory {
         let zones = geometry.map_or(0, |g| g.zone_count());
         medium.map(0, (zones as usize).saturating_mul(table::WORDS))?;
         let store = Arc::new(Store::new(shape, layout, Box::new(medium), &[]));
-        let committer = Committer::volatile(Arc::clone(&store))?;
+        let committer = Committer::volatile(Arc::clone(&store));
         Ok(Self { served: Arc::new(Served::new(store, committer)) })
     }
 }

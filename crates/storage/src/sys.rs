@@ -12,7 +12,7 @@ pub(crate) use fd::{Patience, claim_file, read_at, write_at};
 pub(crate) use gather::Gathered;
 pub use guard::{Access, GuardedMapping};
 pub(crate) use map::{Bytes, Words};
-pub(crate) use ring::{Finished, Ring, zero_flags};
+pub(crate) use ring::{Finished, Ring, Rings, zero_flags};
 
 use std::ops::Range;
 

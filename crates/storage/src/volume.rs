@@ -72,6 +72,13 @@ pub trait Volume: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Makes what `engines` engines need, each for up to `depth` operations, that a process which confines
+    /// itself can not make afterwards. Without this, engines do as well as they can.
+    fn prepare(&self, engines: u16, depth: u32) -> Result<(), EngineError> {
+        let _ = (engines, depth);
+        Ok(())
+    }
+
     /// An engine for one queue with up to `depth` operations in flight. The engine keeps the volume open.
     fn engine(self: Arc<Self>, depth: u32) -> Result<Box<dyn Engine>, EngineError>;
 

@@ -42,6 +42,8 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     };
     let device = Device::new(Arc::clone(&volume), options).context("cannot make a device of it")?;
     if !args.no_sandbox {
+        let ready = volume.prepare(device.queues(), device.max_queue_size().into());
+        ready.context("cannot serve with this --engine")?;
         confine(&[socket.as_deref(), args.control.as_deref()], &log)?;
     }
     // Its threads are confined, too.
@@ -65,6 +67,11 @@ fn confine(sockets: &[Option<&Path>], log: &Arc<dyn Log>) -> anyhow::Result<()> 
     let sockets = sockets.iter().flatten().map(std::path::absolute);
     let folders = sockets.filter_map(|socket| Some(socket.ok()?.parent()?.to_owned()));
     let needs = Needs { socket_folders: folders.collect() };
+    if let Some(threads @ 2..) = sandbox::threads() {
+        let line =
+            format_args!("{threads} threads run already: the file system is not taken from all");
+        log.log(Level::Warn, line);
+    }
     let walls = sandbox::confine(&needs)
         .context("cannot confine the server; --no-sandbox serves without that protection")?;
     if !walls.file_system {

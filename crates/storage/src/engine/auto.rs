@@ -68,7 +68,7 @@ enum Pushed {
 impl RingEngine {
     pub(crate) fn new(served: Arc<Served>, depth: u32, all: bool) -> io::Result<Self> {
         let desk = Desk::new(served)?;
-        let ring = Ring::new(depth)?;
+        let ring = Ring::new(depth, &desk.served.rings)?;
         let event = ring.event_with(desk.mailbox.event())?;
         // Where a commit may happen inside a batch, nothing is pinned before it is begun.
         let at_once = !all && !matches!(desk.served.committer, Committer::Caller);

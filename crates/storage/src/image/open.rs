@@ -96,9 +96,7 @@ impl Image {
         let store = Arc::new(store);
         let committer = match options.commit {
             CommitBy::Caller => Committer::Caller,
-            CommitBy::Thread => {
-                Committer::thread(Arc::clone(&store)).map_err(Refusal::io("start a thread for"))?
-            }
+            CommitBy::Thread => Committer::thread(Arc::clone(&store)),
         };
         Ok(Self {
             served: Arc::new(Served::new(store, committer)),

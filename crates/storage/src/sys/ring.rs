@@ -4,8 +4,11 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use io_uring::{IoUring, Probe, opcode, squeue, types::Fd};
+use io_uring::register::{Probe, Restriction};
+use io_uring::{IoUring, opcode, squeue, types::Fd};
 use rustix::event::epoll;
 use rustix::fs::FallocateFlags;
 
@@ -19,8 +22,79 @@ const RUNS_MAX: usize = 1024;
 /// The most bytes asked for in one transfer; the kernel does not do more at once.
 const BYTES_MAX: u64 = 1 << 30;
 
+/// io_urings that are made ahead and used again, by a process that may make none any more.
+#[derive(Default)]
+pub(crate) struct Rings {
+    idle: Mutex<Vec<IoUring>>,
+    /// So many are kept.
+    keep: AtomicUsize,
+}
+
+impl std::fmt::Debug for Rings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rings").field("keep", &self.keep).finish_non_exhaustive()
+    }
+}
+
+impl Rings {
+    /// Makes `count` rings more, for `depth` jobs each.
+    pub(crate) fn prepare(&self, count: u16, depth: u32) -> io::Result<()> {
+        for _ in 0..count {
+            self.lock().push(confined(depth)?);
+            self.keep.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn take(&self, depth: u32) -> Option<IoUring> {
+        let mut idle = self.lock();
+        let fits = idle.iter_mut().position(|ring| ring.params().sq_entries() >= depth)?;
+        Some(idle.swap_remove(fits))
+    }
+
+    /// Takes a ring back that has nothing to do.
+    fn give_back(&self, ring: IoUring) {
+        let mut idle = self.lock();
+        if idle.len() < self.keep.load(Ordering::Relaxed) {
+            idle.push(ring);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<IoUring>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A ring for up to `depth` jobs at once that does what a [`Ring`] needs, and nothing else, whoever gets hold
+/// of it: what it does, no filter of system calls sees.
+fn confined(depth: u32) -> io::Result<IoUring> {
+    let entries = depth.clamp(1, ENTRIES_MAX).next_power_of_two();
+    let ring = IoUring::builder().setup_r_disabled().build(entries)?;
+    let submitter = ring.submitter();
+    let mut probe = Probe::new();
+    submitter.register_probe(&mut probe)?;
+    if !NEEDED.into_iter().all(|code| probe.is_supported(code)) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    submitter.register_restrictions(&mut NEEDED.map(Restriction::sqe_op))?;
+    submitter.register_enable_rings()?;
+    Ok(ring)
+}
+
+/// What is asked of a ring.
+const NEEDED: [u8; 6] = [
+    opcode::Nop::CODE,
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fallocate::CODE,
+];
+
 /// An io_uring, and the jobs that it has.
 pub(crate) struct Ring {
+    /// Where the ring goes afterwards.
+    home: Arc<Rings>,
     ring: ManuallyDrop<IoUring>,
     /// By the number that a completion brings back. Never grows or shrinks.
     flights: ManuallyDrop<Vec<Flight>>,
@@ -45,25 +119,17 @@ pub(crate) struct Finished {
 }
 
 impl Ring {
-    /// A ring for up to `depth` jobs at once.
-    pub(crate) fn new(depth: u32) -> io::Result<Self> {
+    /// A ring for up to `depth` jobs at once: one that was made ahead, if there is one.
+    pub(crate) fn new(depth: u32, rings: &Arc<Rings>) -> io::Result<Self> {
         let entries = depth.clamp(1, ENTRIES_MAX).next_power_of_two();
-        let ring = IoUring::new(entries)?;
-        let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        let needed = [
-            opcode::Read::CODE,
-            opcode::Readv::CODE,
-            opcode::Write::CODE,
-            opcode::Writev::CODE,
-            opcode::Fallocate::CODE,
-        ];
-        if !needed.into_iter().all(|code| probe.is_supported(code)) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
+        let ring = match rings.take(entries) {
+            Some(ring) => ring,
+            None => confined(depth)?,
+        };
         let flights =
             (0..entries).map(|_| Flight { job: None, vecs: Vec::new(), asked: 0 }).collect();
         Ok(Self {
+            home: Arc::clone(rings),
             ring: ManuallyDrop::new(ring),
             flights: ManuallyDrop::new(flights),
             free: (0..entries).rev().collect(),
@@ -197,11 +263,62 @@ impl Drop for Ring {
             while self.next_finished().is_some() {}
         }
         if self.flying() == 0 {
-            // SAFETY: dropped once, here, and not used after.
-            unsafe {
-                ManuallyDrop::drop(&mut self.ring);
+            // SAFETY: each is taken or dropped once, here, and not used after.
+            let ring = unsafe {
                 ManuallyDrop::drop(&mut self.flights);
-            }
+                ManuallyDrop::take(&mut self.ring)
+            };
+            self.home.give_back(ring);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    /// What comes of `entry`, in a ring.
+    fn result(ring: &mut IoUring, entry: &squeue::Entry) -> i32 {
+        // SAFETY: what the entry points to outlives the call, which waits for the kernel.
+        unsafe { ring.submission().push(entry) }.unwrap();
+        ring.submit_and_wait(1).unwrap();
+        ring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn a_ring_does_what_it_is_made_for_and_nothing_else() {
+        let Ok(mut ring) = confined(4) else {
+            eprintln!("not tried: there is no io_uring");
+            return;
+        };
+        assert_eq!(result(&mut ring, &opcode::Nop::new().build()), 0);
+        let here = Fd(rustix::fs::CWD.as_raw_fd());
+        let denied = -Errno::ACCESS.raw_os_error();
+        let open = opcode::OpenAt::new(here, c"/proc/self/status".as_ptr()).build();
+        assert_eq!(result(&mut ring, &open), denied);
+        assert_eq!(result(&mut ring, &opcode::Socket::new(1, 1, 0).build()), denied);
+        let unlink = opcode::UnlinkAt::new(here, c"nothing".as_ptr()).build();
+        assert_eq!(result(&mut ring, &unlink), denied);
+        ring.submitter().register_files(&[0]).unwrap_err();
+    }
+
+    #[test]
+    fn rings_made_ahead_are_used_again() {
+        let rings = Arc::<Rings>::default();
+        if rings.prepare(2, 8).is_err() {
+            eprintln!("not tried: there is no io_uring");
+            return;
+        }
+        let number = |ring: &Ring| ring.ring.as_raw_fd();
+        let (a, b) = (Ring::new(8, &rings).unwrap(), Ring::new(5, &rings).unwrap());
+        let third = Ring::new(8, &rings).unwrap();
+        let made = [number(&a), number(&b)];
+        assert!(!made.contains(&number(&third)));
+        drop((a, b, third));
+        let again = Ring::new(8, &rings).unwrap();
+        assert!(made.contains(&number(&again)));
+        let larger = Ring::new(16, &rings).unwrap();
+        assert!(!made.contains(&number(&larger)), "it has no room for so many");
     }
 }
