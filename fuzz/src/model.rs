@@ -82,7 +82,11 @@ impl Model {
     /// On a failure nothing changes.
     pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), Status> {
         let sectors = bytes.len() as u64 / 512;
-        let touched = self.reachable(at, sectors)?;
+        let touched = match self.reachable(at, sectors) {
+            // Past what is left of the zone it begins in.
+            Err(_) if self.begins_required(at) => return Err(Status::ZONE_INVALID_CMD),
+            other => other?,
+        };
         match touched.last().map(|i| self.zones[*i].kind) {
             Some(ZoneType::SequentialRequired) => self.write_required(touched[0], at, sectors)?,
             Some(ZoneType::SequentialPreferred) if sectors > 0 => {
@@ -92,6 +96,14 @@ impl Model {
         }
         self.data[at as usize * 512..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
+    }
+
+    fn begins_required(&self, at: u64) -> bool {
+        let required = |zone: &Zone| {
+            zone.kind == ZoneType::SequentialRequired
+                && (zone.start..zone.start + zone.len).contains(&at)
+        };
+        self.zones.iter().any(required)
     }
 
     fn write_required(&mut self, i: usize, at: u64, sectors: u64) -> Result<(), Status> {

@@ -229,6 +229,13 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) secure_erase: bool,
 
+    /// Look for requests for so long, at most, before sleeping, where they came that soon lately; 0: never.
+    /// It makes requests quicker, and may take more processor time
+    #[arg(long, value_name = "MICROSECONDS", num_args = 0..=1, require_equals = true,
+          default_value = "50", default_missing_value = "100",
+          value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub(crate) poll: u32,
+
     /// Keep what the server does not need (files, sockets, processes) within its reach
     #[arg(long)]
     pub(crate) no_sandbox: bool,

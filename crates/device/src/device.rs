@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use zvb_storage::{GrowError, Shape, Volume};
 use zvb_wire::zerocopy::little_endian::{U16, U32, U64};
@@ -33,6 +34,9 @@ pub struct DeviceOptions {
     pub transport: TransportFeatures,
     /// Requests are timed for [`Device::stats`], which costs a look at the clock or two per turn.
     pub timing: bool,
+    /// For whoever drives the lanes: how long to look for work, at most, before it sleeps. Only where
+    /// work came that soon lately: a queue that is idle costs nothing.
+    pub poll: Duration,
     /// Who is told what goes wrong.
     pub observer: Arc<dyn Observer>,
 }
@@ -55,6 +59,8 @@ impl Default for DeviceOptions {
             secure_erase: false,
             transport: TransportFeatures::default(),
             timing: false,
+            // A sleep and the wake after it take about as long, of both ends together.
+            poll: Duration::from_micros(50),
             observer: Arc::new(Silent),
         }
     }
@@ -267,6 +273,20 @@ impl Device {
     /// it accepts anything, virtio 2.5.2).
     pub(crate) fn config(&self) -> Config {
         Config { capacity: U64::new(self.capacity().0), ..self.config }
+    }
+
+    /// Where sequential-required zones begin: at the end of the disk, where there are none.
+    pub(crate) fn required_from(&self) -> Sector {
+        let capacity = self.capacity();
+        let spec = self.shape.geometry.as_ref().map(|geometry| geometry.spec());
+        match spec.filter(|spec| spec.model == Model::HostManaged) {
+            // Within the capacity, by its geometry.
+            Some(spec) => {
+                let end = spec.zone_size.0.saturating_mul(spec.conventional.into());
+                Sector(end).min(capacity)
+            }
+            None => capacity,
+        }
     }
 
     pub(crate) fn model(&self) -> Model {

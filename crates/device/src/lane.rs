@@ -236,6 +236,7 @@ impl Lane {
             features: self.session.features(),
             read_only: device.shape.read_only,
             capacity: device.capacity(),
+            required: device.required_from(),
             erase: secure_erase_unit(&device.shape),
         };
         for _ in 0..self.queue.size() {

@@ -86,6 +86,8 @@ pub(crate) struct Rules {
     pub(crate) features: Features,
     pub(crate) read_only: bool,
     pub(crate) capacity: Sector,
+    /// Where sequential-required zones begin, which go to the end; the capacity where there are none.
+    pub(crate) required: Sector,
     /// What a SECURE_ERASE range is a multiple of, and its most sectors.
     pub(crate) erase: (u32, u32),
 }
@@ -119,18 +121,18 @@ pub(crate) fn parse(
     let Chain { mut readable, mut writable, head } = chain;
     let header = readable.take_front::<{ RequestHeader::BYTES as usize }>();
     let header = header.as_ref().and_then(|bytes| RequestHeader::read_from_bytes(bytes).ok());
-    let in_header = match &header {
-        Some(h)
-            if h.request_type() == RequestType::ZONE_APPEND
-                && rules.features.contains(Features::ZONED) =>
-        {
-            u64::from(AppendInHeader::BYTES)
-        }
-        _ => 1,
-    };
-    // Without room for all of it the status still goes into the last byte, if there is one.
+    let is_append = header.as_ref().is_some_and(|h| {
+        h.request_type() == RequestType::ZONE_APPEND && rules.features.contains(Features::ZONED)
+    });
+    let in_header = if is_append { u64::from(AppendInHeader::BYTES) } else { 1 };
     let (total, fits) = (writable.len(), writable.len() >= in_header);
-    let cut = if fits { in_header } else { total.min(1) };
+    let cut = match (fits, is_append) {
+        // Linux leaves a gap between the sector and the status: it has 16 bytes for them.
+        (true, true) => total,
+        (true, false) => in_header,
+        // Without room for all of it the status still goes into the last byte, if there is one.
+        (false, _) => total.min(1),
+    };
     let back = match writable.take_back(cut, queue.spare()) {
         Some(back) => back,
         // `cut` is at most what there is.
@@ -215,7 +217,14 @@ fn check(
         }
         RequestType::OUT => {
             let sectors = sectors(readable)?;
-            inside(sector, sectors)?;
+            match inside(sector, sectors) {
+                // Past what can be written of its zone too, which has a status of its own (virtio 5.2.6.2).
+                Err(fault) if (rules.required..rules.capacity).contains(&sector) => {
+                    let status = Status::ZONE_INVALID_CMD;
+                    return Err(Refused { status, fault: Some(fault) });
+                }
+                other => other?,
+            }
             Request::Write { at: sector, sectors }
         }
         RequestType::ZONE_APPEND => Request::Append { zone: sector, sectors: sectors(readable)? },

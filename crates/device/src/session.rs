@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use zvb_ring::DeviceQueue;
 use zvb_wire::zerocopy::IntoBytes;
@@ -96,6 +97,11 @@ impl Session {
     /// True once a driver's features were accepted.
     pub fn is_negotiated(&self) -> bool {
         self.negotiated.load(Ordering::Acquire)
+    }
+
+    /// How long to look for work before a queue's thread sleeps ([`DeviceOptions::poll`](crate::DeviceOptions::poll)).
+    pub fn poll(&self) -> Duration {
+        self.device.options.poll
     }
 
     /// What the driver accepted; nothing before it has.

@@ -3,8 +3,6 @@
 use std::time::Instant;
 
 use zvb_ring::{Buffers, DeviceQueue, Head};
-use zvb_wire::zerocopy::IntoBytes;
-use zvb_wire::zerocopy::little_endian::U64;
 use zvb_wire::{AppendInHeader, DiscardSegment, Sector, Status};
 use zvb_zones::{Ticket, WriteId};
 
@@ -16,8 +14,8 @@ use crate::request::Request;
 #[derive(Debug)]
 pub(crate) struct Reply {
     head: Head,
-    /// The in-header: the status byte, last; before it the sector of an append. Empty when the guest left
-    /// no room.
+    /// The in-header: the status byte, last; the sector of an append, first. Empty when the guest left no
+    /// room.
     in_header: Buffers,
     /// Writable bytes before the in-header.
     room: u64,
@@ -45,13 +43,22 @@ impl Reply {
         appended: Sector,
         data: u64,
     ) {
-        let in_header = AppendInHeader { append_sector: U64::new(appended.0), status: status.0 };
-        let bytes = in_header.as_bytes();
-        // An in-header is 9 bytes, 1 or, without room, none: the status is always the last.
-        let skip = bytes.len().saturating_sub(self.in_header.len() as usize);
-        let written = self.in_header.write(0, bytes.get(skip..).unwrap_or_default());
-        debug_assert!(written.is_ok(), "an in-header is at most 9 bytes");
-        let counted = if data == self.room { data + self.in_header.len() } else { data };
+        let bytes = self.in_header.len();
+        let sector = appended.0.to_le_bytes();
+        // An append's in-header has room for both; any other is the status, or nothing at all.
+        let is_append = bytes >= u64::from(AppendInHeader::BYTES);
+        let mut written = Ok(());
+        if is_append {
+            written = self.in_header.write(0, &sector);
+        }
+        if let Some(last) = bytes.checked_sub(1) {
+            written = written.and(self.in_header.write(last, &[status.0]));
+        }
+        debug_assert!(written.is_ok(), "an in-header has room for what is put into it");
+        // Between the sector and the status of an append there may be a gap.
+        let in_front =
+            if bytes > u64::from(AppendInHeader::BYTES) { sector.len() as u64 } else { bytes };
+        let counted = if data == self.room { data + in_front } else { data };
         // A chain is shorter than 2^32 bytes (`Buffers`).
         queue.push(self.head, counted as u32);
         queue.recycle(self.in_header);

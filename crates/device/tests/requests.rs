@@ -51,8 +51,18 @@ fn any_framing_of_header_data_and_status_means_the_same() {
     let answer = g.request(&[&header, &data], &[1; 9]);
     assert_eq!((answer.status(), answer.used), (Status::OK, 9));
     assert_eq!(u64::from_le_bytes(answer.writable[..8].try_into().unwrap()), 40);
+    // Linux has 16 bytes for them: the sector is at the front and the status at the end, in any pieces.
+    for pieces in [&[16][..], &[3, 9, 4], &[15, 1]] {
+        let reset = g.request(&[&Guest::header(RequestType::ZONE_RESET, 32)], &[1]);
+        assert_eq!(reset.status(), Status::OK);
+        assert_eq!(g.write(32, &pattern(2, 8)), Status::OK);
+        let answer = g.request(&[&header, &data], pieces);
+        assert_eq!((answer.status(), answer.used), (Status::OK, 8), "{pieces:?}");
+        assert_eq!(u64::from_le_bytes(answer.writable[..8].try_into().unwrap()), 40);
+        assert_eq!(answer.writable[8..15], [0xaa; 7]);
+    }
     // A read whose data and status share a descriptor.
-    let answer = g.request(&[&Guest::header(RequestType::IN, 32)], &[8 * 512 + 1]);
+    let answer = g.request(&[&Guest::header(RequestType::IN, 40)], &[8 * 512 + 1]);
     assert_eq!((answer.status(), answer.used), (Status::OK, 8 * 512 + 1));
     assert_eq!(&answer.writable[..8 * 512], &data);
 }
@@ -67,6 +77,9 @@ fn every_refusal_has_its_status() {
         ("53 past the capacity", 32, 32, Status::ZONE_INVALID_CMD),
         ("58 across two zones", 32, 40, Status::ZONE_INVALID_CMD),
         ("58 from a conventional zone into a sequential one", 24, 16, Status::ZONE_INVALID_CMD),
+        ("53 past the end of the disk", 160, 24, Status::ZONE_INVALID_CMD),
+        ("53 past the end of the disk, and off the pointer", 168, 16, Status::ZONE_INVALID_CMD),
+        ("past the end, from a conventional zone", 0, 184, Status::IOERR),
         ("past the end", 176, 8, Status::IOERR),
         ("address overflow", u64::MAX, 8, Status::IOERR),
         ("ok", 32, 8, Status::OK),

@@ -9,5 +9,6 @@ pub mod server;
 pub mod vduse;
 pub mod vhost_user;
 
+mod polling;
 mod sys;
 mod worker;

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use zvb_device::{ConfigListener, Lane, LaneError, Session, Wake};
 use zvb_ring::{DeviceQueue, GuestMemory, QueueConfig, SetupError};
 
+use crate::polling::Polling;
 use crate::server::event::{Bell, PeerEvent};
 use crate::server::log::{Level, Log};
 
@@ -245,14 +246,16 @@ fn run(
         }
     };
     let _ = started.send(Ok(()));
-    let Job { index, memory, kick, signals, log, session, announcer, .. } = job;
+    let Job { index, guest, memory, kick, signals, log, session, announcer, .. } = job;
     let looks = kick.is_none();
+    let polling = Polling::new(guest.poll());
     let runner = Runner {
         lane,
         index,
         memory,
         kick,
         looks,
+        polling,
         signals,
         log,
         session,
@@ -301,6 +304,7 @@ struct Runner {
     kick: Option<Arc<PeerEvent>>,
     /// There never was a kick.
     looks: bool,
+    polling: Polling,
     signals: Signals,
     log: Arc<dyn Log>,
     session: Arc<dyn Cut>,
@@ -328,9 +332,16 @@ impl Runner {
                     retired: self.retired,
                 };
             }
-            let may_sleep =
-                !turn.progress && (self.stopping || self.lost || self.lane.prepare_sleep());
-            if may_sleep {
+            if turn.progress {
+                self.polling.worked(Instant::now);
+                continue;
+            }
+            let pulls = !self.stopping && !self.lost;
+            if pulls && !self.retired && self.polling.goes_on(Instant::now) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if !pulls || self.lane.prepare_sleep() {
                 self.sleep();
             }
         }

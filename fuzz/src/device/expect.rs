@@ -20,9 +20,9 @@ pub(super) struct Request {
 pub(super) struct Expected {
     /// What is written from the first writable byte on.
     pub(super) data: Vec<u8>,
-    /// What stands in the last bytes: the status, and before it the sector of an append that went well.
+    /// What stands in the last byte: the status.
     pub(super) tail: Vec<u8>,
-    /// Bytes before the status that mean nothing.
+    /// So many of the first writable bytes mean nothing: the sector of an append that failed.
     pub(super) undefined: u64,
     pub(super) used: u32,
     /// The request changed something and must be durable where there is no volatile cache.
@@ -73,17 +73,33 @@ pub(super) fn expect(model: &mut Model, terms: &Terms, request: &Request) -> Exp
     if header.is_none() || request.writable < in_header {
         return failed(Status::IOERR, request.writable, 1.min(request.writable));
     }
+    if append {
+        return appended(model, terms, request, Order { kind, sector, body, room: 0 });
+    }
     let room = request.writable - in_header;
     let order = Order { kind, sector, body, room };
     match order.check(terms).and_then(|()| order.carry_out(model, terms)) {
         Err(status) => failed(status, request.writable, in_header),
         Ok(done) => {
             let whole = done.data.len() as u64 == room;
-            let mut tail = done.appended.map_or(Vec::new(), |at| at.to_le_bytes().to_vec());
-            tail.push(0);
             let used = done.data.len() as u64 + if whole { in_header } else { 0 };
             let (data, changed) = (done.data, order.changes());
-            Expected { data, tail, undefined: 0, used: used as u32, changed }
+            Expected { data, tail: vec![0], undefined: 0, used: used as u32, changed }
+        }
+    }
+}
+
+/// An append with room for its answer: the sector first, the status last. There may be a gap.
+fn appended(model: &mut Model, terms: &Terms, request: &Request, order: Order<'_>) -> Expected {
+    let used = if request.writable == 9 { 9 } else { 8 };
+    match order.check(terms).and_then(|()| order.carry_out(model, terms)) {
+        Err(status) => {
+            let (data, tail) = (Vec::new(), vec![status.0]);
+            Expected { data, tail, undefined: 8, used, changed: false }
+        }
+        Ok(done) => {
+            let data = done.appended.map_or(Vec::new(), |at| at.to_le_bytes().to_vec());
+            Expected { data, tail: vec![0], undefined: 0, used, changed: order.changes() }
         }
     }
 }
@@ -92,8 +108,7 @@ fn failed(status: Status, writable: u64, in_header: u64) -> Expected {
     // What is written behind a gap does not count.
     let used = if writable == in_header { in_header as u32 } else { 0 };
     let tail = if writable == 0 { Vec::new() } else { vec![status.0] };
-    let undefined = in_header.saturating_sub(1);
-    Expected { data: Vec::new(), tail, undefined, used, changed: false }
+    Expected { data: Vec::new(), tail, undefined: 0, used, changed: false }
 }
 
 #[derive(Default)]

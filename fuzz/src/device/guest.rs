@@ -343,10 +343,9 @@ impl Guest {
         let mut skipped = 0;
         for (at, len) in writable {
             // The sector of an append that failed means nothing.
-            let from = tail_at.saturating_sub(expected.undefined).max(skipped);
-            let to = tail_at.min(skipped + u64::from(*len));
-            if from < to {
-                free.push((at + from - skipped, to - from));
+            let undefined = expected.undefined.saturating_sub(skipped).min(u64::from(*len));
+            if undefined > 0 {
+                free.push((*at, undefined));
             }
             skipped += u64::from(*len);
         }

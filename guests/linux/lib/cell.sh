@@ -6,7 +6,7 @@ result() {
     local word=ok
     [ "$2" = 0 ] || word=FAILED
     [ "$2" = 77 ] && word="not here"
-    say "$(printf 'Linux %-5s %s vCPU  %3s  %-58s %-8s %6.1f s' "$kernel" "$vcpus" "$1" "${title[$1]:0:58}" \
+    say "$(printf 'Linux %-5s %s vCPU  %3s  %-58s %-8s %6.1f s' "$kernel" "$vcpus" "$1" "${title[$1]}" \
         "$word" "$(($3))e-3")"
     echo "$2 $3" >"$cell/$1.result"
     [ "$2" = 0 ] || explain "$1" "$2"
@@ -71,7 +71,13 @@ shared_guest() {
         [ ! -e "$cell/$id.result" ] || continue
         [ -e "$work/$id.passed" ] || { echo "the guest was gone before its turn" >"$cell/$id.transcript"; result "$id" 1 0; continue; }
         cat "$work/end" >>"$cell/$id.transcript"
-        (set -e; compare_reports; exit $status) >>"$cell/$id.transcript" 2>&1 &
+        (
+            set -euo pipefail
+            unset -f afterwards
+            . "${files[$id]}"
+            at_the_end
+            exit $status
+        ) >>"$cell/$id.transcript" 2>&1 &
         wait $! && result "$id" 0 "$(cat "$work/$id.passed")" || result "$id" 1 "$(cat "$work/$id.passed")"
     done
 }
@@ -91,11 +97,17 @@ own_guest() {
         if vm_runs; then
             take_reports
             vm_stop
-            compare_reports
         fi
+        at_the_end
         console_clean
     ) >"$cell/$id.transcript" 2>&1 &
     wait $! && result "$id" 0 $(($(now) - started)) || result "$id" $? $(($(now) - started))
+}
+
+# Once the guest is gone.
+at_the_end() {
+    compare_reports
+    if declare -F afterwards >/dev/null; then afterwards; fi
 }
 
 enter() {

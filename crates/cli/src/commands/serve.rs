@@ -4,6 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -37,6 +38,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         queues: args.queues.get(),
         secure_erase: args.secure_erase,
         timing: control.is_some(),
+        poll: Duration::from_micros(args.poll.into()),
         observer: Arc::new(LogObserver::new(Arc::clone(&log))),
         ..DeviceOptions::default()
     };
