@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use zvb_device::{Device, DeviceOptions, Lane, Session, Wake};
 use zvb_ring::{Buffers, DeviceQueue, GuestMemory, HeapMemory, Ledger, QueueConfig, Unanswered};
 use zvb_storage::{
-    Command, Done, Engine, EngineError, Failure, Io, Op, Shape, Volume, VolumeError,
+    Command, Done, Engine, EngineError, Failure, GrowError, Io, Op, Shape, Volume, VolumeError,
 };
 use zvb_wire::zerocopy::{FromBytes, IntoBytes};
 use zvb_wire::{
@@ -60,6 +60,9 @@ struct State {
     recorded: Vec<(ZoneId, Snapshot)>,
     manual: bool,
     flushes: usize,
+    /// Its size since it grew; and whether it refuses to.
+    grown: Option<Sector>,
+    full: bool,
     /// The medium has zones of its own: the commands that it was given, and how it says its zones are.
     commands: Option<Vec<Command>>,
     truth: Vec<(ZoneId, Snapshot)>,
@@ -167,6 +170,11 @@ impl TestVolume {
         self.state.lock().unwrap().truth.push((ZoneId(zone), state));
     }
 
+    /// It has no room to grow.
+    pub fn fill(&self) {
+        self.state.lock().unwrap().full = true;
+    }
+
     pub fn flushes(&self) -> usize {
         self.state.lock().unwrap().flushes
     }
@@ -246,7 +254,12 @@ impl TestVolume {
 
 impl Volume for TestVolume {
     fn shape(&self) -> Shape {
-        self.shape
+        let (mut shape, grown) = (self.shape, self.state.lock().unwrap().grown);
+        if let Some(capacity) = grown {
+            shape.capacity = capacity;
+            shape.geometry = shape.geometry.map(|g| g.with_capacity(capacity).unwrap());
+        }
+        shape
     }
 
     fn recovered(&self) -> Vec<Snapshot> {
@@ -257,6 +270,16 @@ impl Volume for TestVolume {
         burn();
         self.state.lock().unwrap().recorded.push((zone, state));
         burn();
+    }
+
+    fn grow(&self, capacity: Sector) -> Result<(), GrowError> {
+        let mut state = self.state.lock().unwrap();
+        if state.full {
+            return Err(GrowError::NoRoom(capacity));
+        }
+        state.bytes.resize(capacity.to_bytes().unwrap() as usize, 0xee);
+        state.grown = Some(capacity);
+        Ok(())
     }
 
     fn runs_commands(&self) -> bool {
