@@ -1,6 +1,6 @@
-//! Keeps a file in the page cache.
+//! Mappings: to keep a file in the page cache, and to copy from and to.
 
-// UNSAFETY: a mapping that nobody reads or writes, made only to be locked in memory.
+// UNSAFETY: mappings that are locked in memory, and copied from and to by raw pointers only.
 #![expect(unsafe_code)]
 
 use std::fs::File;
@@ -53,5 +53,50 @@ impl Drop for Held {
             let unmapped = unsafe { munmap(base.as_ptr(), bytes) };
             debug_assert!(unmapped.is_ok());
         }
+    }
+}
+
+/// A file, to copy from and to.
+pub(crate) struct Window {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Window {
+    /// The first `len` bytes of `file`, which nobody makes shorter.
+    pub(crate) fn new(file: &File, len: u64) -> io::Result<Self> {
+        let bytes = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { mmap(ptr::null_mut(), bytes, access, MapFlags::SHARED, file, 0)? };
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, bytes })
+    }
+
+    /// The place of `len` bytes from `at` on.
+    fn place(&self, at: u64, len: usize) -> *mut u8 {
+        let end = (at as usize).checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.bytes), "past the end of the file");
+        self.base.as_ptr().wrapping_add(at as usize)
+    }
+
+    pub(crate) fn read(&self, at: u64, into: &mut [u8]) {
+        let from = self.place(at, into.len());
+        // SAFETY: inside the mapping, as `place` checks; no reference to it is ever made.
+        unsafe { ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+    }
+
+    pub(crate) fn write(&self, at: u64, from: &[u8]) {
+        let into = self.place(at, from.len());
+        // SAFETY: as above.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into, from.len()) };
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: a mapping of ours, whole, which nothing refers to.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+        debug_assert!(unmapped.is_ok());
     }
 }

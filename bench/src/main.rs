@@ -2,20 +2,38 @@
 //!
 //! Machines are noisy: a figure means something only beside the figure of a peer from the same run. So
 //! every cell (a workload at a depth) is measured on every server in turn, several times over, and what
-//! is shown are medians, their spread, and ratios to the first peer that moves data.
+//! is shown are medians, their spread, and ratios: to one thread that reads and writes the same kind of
+//! file with nobody in between, and to the best peer that serves a file.
 
 mod hold;
+mod peers;
+mod picture;
+mod quiet;
 mod server;
 mod table;
+mod thread;
+mod workload;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 
-use crate::server::{Server, servers};
+use crate::peers::{Named, Place};
+use crate::server::Server;
+use crate::thread::{Load, Way};
+use crate::workload::{WORKLOADS, Workload};
+
+/// What stands beside ours.
+const OURS: &str = "ours";
+const FILE_PEER: &str = "peer";
+const BOUND: &str = "bound";
+/// The bounds that are no servers.
+const THREAD: &str = "thread, calls";
+const THREAD_MAPPING: &str = "thread, mapping";
 
 /// Measure vhost-user-blk servers beside each other.
 #[derive(Parser)]
@@ -24,56 +42,62 @@ struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     repetitions: u32,
     /// Seconds that each measurement lasts
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.5)]
     seconds: f64,
     /// MiB of each disk
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(256..=1 << 20))]
     size: u64,
-    /// Depths to measure
-    #[arg(long, value_delimiter = ',', default_value = "1,32,128")]
-    depths: Vec<u32>,
-    /// Only servers whose name contains this
-    #[arg(long)]
-    only: Option<String>,
-    /// The client sleeps until it is signalled, rather than polls
-    #[arg(long)]
-    sleep: bool,
+    /// Only workloads whose name contains this; several of them, with commas
+    #[arg(long, value_delimiter = ',')]
+    workloads: Vec<String>,
+    /// Only servers whose name contains this; several of them, with commas
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// A peer that is not installed: NAME=PATH of crosvm, vhost_user_block or another zvb, or NAME="PATH ARGUMENTS"
+    /// of any program, with {file} (a raw file) or {image}, {socket} and {queues} in the arguments
+    #[arg(long, value_name = "NAME=PATH")]
+    peer: Vec<Named>,
+    /// Wait for so long, before each measurement, for everything else to be quiet
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    patience: u64,
     /// Where images and sockets go [default: a folder under the build folder]
     #[arg(long)]
     folder: Option<PathBuf>,
     /// Write everything that was measured here, as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Draw the medians here, as SVG
+    #[arg(long)]
+    svg: Option<PathBuf>,
 }
 
-/// One workload.
-#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
-struct Workload {
-    name: &'static str,
-    rw: &'static str,
-    block: &'static str,
-}
-
-const WORKLOADS: [Workload; 4] = [
-    Workload { name: "4 KiB random read", rw: "randread", block: "4K" },
-    Workload { name: "4 KiB sequential write", rw: "write", block: "4K" },
-    Workload { name: "128 KiB read", rw: "read", block: "128K" },
-    Workload { name: "128 KiB write", rw: "write", block: "128K" },
-];
-
-/// All that was measured of one server in one cell.
+/// All that was measured of one server in one cell; one figure for each repetition.
 #[derive(Debug, Serialize)]
 struct Cell {
     workload: Workload,
     depth: u32,
     server: String,
-    /// Requests a second, one figure for each repetition.
+    server_kind: &'static str,
+    /// Requests a second.
     iops: Vec<f64>,
-    /// Latency at the median and the 99th percentile, in microseconds, likewise.
+    /// Latency at the median and two other percentiles, in microseconds.
     p50_us: Vec<f64>,
     p99_us: Vec<f64>,
-    /// Server CPU time for each request, in microseconds, likewise.
+    p99_9_us: Vec<f64>,
+    /// Server CPU time for each request, in microseconds.
     cpu_us: Vec<f64>,
+    /// Measurements before which the machine did not get quiet.
+    disturbed: u32,
+}
+
+/// What a server has in memory at the end.
+#[derive(Debug, Serialize)]
+struct Resident {
+    server: String,
+    /// Of its own.
+    own_mib: f64,
+    /// All that it has mapped and touched: also of guests, and of files in the page cache.
+    all_mib: f64,
 }
 
 fn main() -> Result<()> {
@@ -92,10 +116,13 @@ fn main() -> Result<()> {
     let parent = arguments.folder.as_deref().unwrap_or(&default);
     std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     let folder = tempfile::Builder::new().prefix("run-").tempdir_in(parent)?;
+    let data = folder.path().join("data");
+    make_data(&data, arguments.size)?;
 
+    let place = Place { zvb: &zvb, folder: folder.path(), data: &data, mib: arguments.size };
     let mut running = Vec::new();
-    for spec in servers(&zvb, folder.path(), arguments.size)? {
-        if arguments.only.as_ref().is_none_or(|only| spec.name.contains(only.as_str())) {
+    for spec in place.servers(&arguments.peer)? {
+        if wanted(&arguments.only, &spec.name) {
             eprintln!("starting {}", spec.name);
             running.push(Server::start(spec).context("a server did not start")?);
         }
@@ -104,14 +131,51 @@ fn main() -> Result<()> {
     for server in &mut running {
         fill(&zvb, server)?;
     }
-    let cells = measure(&zvb, &running, &arguments)?;
+    // Of the threads: held like the others.
+    let _held = hold::Held::new(&data)?;
+    let cells =
+        measure(&Bench { zvb: &zvb, data: &data, servers: &running, arguments: &arguments })?;
+    let resident: Vec<Resident> =
+        running.iter().map(resident).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     print!("{}", table::render(&cells, &machine()));
+    println!("\nmemory at the end, MiB: of its own, and with what it has mapped of others");
+    for Resident { server, own_mib, all_mib } in &resident {
+        println!("  {server:<22} {own_mib:>8.1} {all_mib:>8.1}");
+    }
+    let disturbed: u32 = cells.iter().map(|cell| cell.disturbed).sum();
+    if disturbed > 0 {
+        println!("\n{disturbed} measurements began while other programs ran");
+    }
     if let Some(path) = &arguments.json {
-        let all = serde_json::json!({ "machine": machine(), "cells": cells });
+        let all = serde_json::json!({ "machine": machine(), "cells": cells, "memory": resident });
         std::fs::write(path, serde_json::to_string_pretty(&all)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if let Some(path) = &arguments.svg {
+        std::fs::write(path, picture::render(&cells, &machine()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
     Ok(())
+}
+
+fn wanted(only: &[String], name: &str) -> bool {
+    only.is_empty() || only.iter().any(|part| name.contains(part.as_str()))
+}
+
+fn make_data(path: &Path, mib: u64) -> Result<()> {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path)?;
+    for block in 0..mib {
+        let fill: Vec<u8> = (0..1u32 << 20).map(|i| (i as u64 * 31 + block) as u8).collect();
+        file.write_all(&fill)?;
+    }
+    Ok(())
+}
+
+fn resident(server: &Server) -> Result<Option<Resident>> {
+    let name = &server.spec.name;
+    let found = server.resident_mib()?;
+    Ok(found.map(|(own_mib, all_mib)| Resident { server: name.clone(), own_mib, all_mib }))
 }
 
 /// Writes the whole disk once, so that what is read is data, and holds its file in memory.
@@ -129,31 +193,33 @@ fn fill(zvb: &Path, server: &mut Server) -> Result<()> {
     server.hold()
 }
 
-fn measure(zvb: &Path, servers: &[Server], arguments: &Arguments) -> Result<Vec<Cell>> {
+/// All that a measurement needs.
+struct Bench<'a> {
+    zvb: &'a Path,
+    /// A file for threads with nobody in between.
+    data: &'a Path,
+    servers: &'a [Server],
+    arguments: &'a Arguments,
+}
+
+fn measure(bench: &Bench<'_>) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for workload in WORKLOADS {
-        for depth in &arguments.depths {
-            for server in servers {
-                cells.push(Cell {
-                    workload,
-                    depth: *depth,
-                    server: server.spec.name.clone(),
-                    iops: Vec::new(),
-                    p50_us: Vec::new(),
-                    p99_us: Vec::new(),
-                    cpu_us: Vec::new(),
-                });
-            }
+        if !wanted(&bench.arguments.workloads, workload.name) {
+            continue;
+        }
+        for depth in workload.depths {
+            cells.extend(row(bench, workload, *depth));
         }
     }
-    for repetition in 1..=arguments.repetitions {
-        eprintln!("repetition {repetition} of {}", arguments.repetitions);
-        // Reads first: the writes of a repetition reset zones, and leave every zone full again.
+    ensure!(!cells.is_empty(), "no workload has that in its name");
+    for repetition in 1..=bench.arguments.repetitions {
+        eprintln!("repetition {repetition} of {}", bench.arguments.repetitions);
         for cell in &mut cells {
-            let Some(server) = servers.iter().find(|s| s.spec.name == cell.server) else {
-                continue;
-            };
-            one(zvb, server, arguments, cell).with_context(|| {
+            if !quiet::wait(Duration::from_secs(bench.arguments.patience)) {
+                cell.disturbed += 1;
+            }
+            one(bench, cell).with_context(|| {
                 format!("{}, {} at depth {}", cell.server, cell.workload.name, cell.depth)
             })?;
         }
@@ -161,21 +227,81 @@ fn measure(zvb: &Path, servers: &[Server], arguments: &Arguments) -> Result<Vec<
     Ok(cells)
 }
 
-/// One measurement: the client on one core, the server on the other.
-fn one(zvb: &Path, server: &Server, arguments: &Arguments, cell: &mut Cell) -> Result<()> {
+/// The cells of one workload at one depth: every server that can do it, and threads beside them.
+fn row(bench: &Bench<'_>, workload: Workload, depth: u32) -> Vec<Cell> {
+    let cell = |server: &str, server_kind| Cell {
+        workload,
+        depth,
+        server: server.to_owned(),
+        server_kind,
+        iops: Vec::new(),
+        p50_us: Vec::new(),
+        p99_us: Vec::new(),
+        p99_9_us: Vec::new(),
+        cpu_us: Vec::new(),
+        disturbed: 0,
+    };
+    let able = bench.servers.iter().filter(|s| s.spec.zoned || !workload.needs_zones);
+    let mut cells: Vec<Cell> = able
+        .map(|Server { spec, .. }| {
+            let kind = match () {
+                () if spec.name.starts_with("zvb ") => OURS,
+                () if spec.moves_data => FILE_PEER,
+                () => BOUND,
+            };
+            cell(&spec.name, kind)
+        })
+        .collect();
+    if depth > 1 && workload.queues == 1 {
+        cells.extend([cell(THREAD, BOUND), cell(THREAD_MAPPING, BOUND)]);
+    }
+    cells
+}
+
+fn one(bench: &Bench<'_>, cell: &mut Cell) -> Result<()> {
+    match bench.servers.iter().find(|s| s.spec.name == cell.server) {
+        Some(server) => one_server(bench, server, cell),
+        None => one_thread(bench, cell),
+    }
+}
+
+fn one_thread(bench: &Bench<'_>, cell: &mut Cell) -> Result<()> {
+    let load = Load {
+        writes: cell.workload.writes(),
+        random: cell.workload.rw == "randread",
+        bytes: cell.workload.bytes,
+        depth: cell.depth,
+        time: Duration::from_secs_f64(bench.arguments.seconds),
+    };
+    let way = if cell.server == THREAD { Way::Calls } else { Way::Mapping };
+    let measured = thread::measure(bench.data, way, load)?;
+    cell.iops.push(measured.iops);
+    cell.cpu_us.push(measured.cpu_us);
+    Ok(())
+}
+
+/// One measurement: the client on one processor, the server on the other; with two queues, both on both.
+fn one_server(bench: &Bench<'_>, server: &Server, cell: &mut Cell) -> Result<()> {
+    let workload = &cell.workload;
+    let (ours, theirs) = if workload.queues == 1 { ("1", "0") } else { ("0,1", "0,1") };
+    server.revive()?;
+    server.pin(theirs)?;
     let before = server.cpu_seconds()?;
     let mut client = Command::new("taskset");
     client
-        .args(["-c", "1"])
-        .arg(zvb)
-        .args(["bench", "--json", "--rw", cell.workload.rw, "--bs", cell.workload.block])
-        .args(["--depth", &cell.depth.to_string(), "--seconds", &arguments.seconds.to_string()])
+        .args(["-c", ours])
+        .arg(bench.zvb)
+        .args(["bench", "--json", "--rw", workload.rw, "--bs", &workload.bytes.to_string()])
+        .args(["--depth", &cell.depth.to_string()])
+        .args(["--queues", &workload.queues.to_string()])
+        .args(["--zones-at-once", &workload.zones_at_once.to_string()])
+        .args(["--seconds", &bench.arguments.seconds.to_string()])
         .arg("--socket-path")
         .arg(&server.spec.socket);
-    if !arguments.sleep {
+    if !workload.sleeps {
         client.arg("--busy-poll");
     }
-    if cell.workload.rw == "write" {
+    if workload.writes() {
         client.arg("--destroy");
     }
     let output = client.output().context("cannot start the client")?;
@@ -197,6 +323,7 @@ fn one(zvb: &Path, server: &Server, arguments: &Arguments, cell: &mut Cell) -> R
     cell.iops.push(iops);
     cell.p50_us.push(number("/latency_us/p50")?);
     cell.p99_us.push(number("/latency_us/p99")?);
+    cell.p99_9_us.push(number("/latency_us/p99_9")?);
     cell.cpu_us.push((server.cpu_seconds()? - before) * 1e6 / requests.max(1.0));
     Ok(())
 }

@@ -1,13 +1,12 @@
-//! The servers: ours, and those of peers that are installed.
+//! One server that runs.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::hold::Held;
 
@@ -15,119 +14,59 @@ use crate::hold::Held;
 pub(crate) struct Spec {
     pub(crate) name: String,
     pub(crate) socket: PathBuf,
-    program: PathBuf,
-    arguments: Vec<OsString>,
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<OsString>,
     /// False for a server that answers without touching data: an upper bound, not a peer.
     pub(crate) moves_data: bool,
+    /// Whether its disk has zones.
+    pub(crate) zoned: bool,
     /// What is written to the disk before anything is measured.
     pub(crate) data: PathBuf,
     /// The file behind the disk: held in memory, so that the disk below is not what is measured.
-    file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
 }
 
-/// Every server that can be measured here, with disks of `mib` MiB in `folder`.
-pub(crate) fn servers(zvb: &Path, folder: &Path, mib: u64) -> Result<Vec<Spec>> {
-    let data = folder.join("data");
-    let mut file = File::create(&data)?;
-    for block in 0..mib {
-        let fill: Vec<u8> = (0..1u32 << 20).map(|i| (i as u64 * 31 + block) as u8).collect();
-        file.write_all(&fill)?;
-    }
-    let spec = |name: &str, program: &Path, file: Option<PathBuf>, moves_data: bool| Spec {
-        name: name.to_owned(),
-        socket: folder.join(name.replace([' ', ':'], "-")).with_extension("sock"),
-        program: program.to_owned(),
-        arguments: Vec::new(),
-        moves_data,
-        data: data.clone(),
-        file,
-    };
-    let size = format!("{mib}M");
-    let mut all = Vec::new();
-
-    let mut memory = spec("zvb mem", zvb, None, true);
-    memory.arguments = vec!["serve".into(), format!("mem:{size}").into()];
-    memory.arguments.extend(["--zone-size", "64M", "--socket-path"].map(OsString::from));
-    memory.arguments.push(memory.socket.clone().into());
-    all.push(memory);
-
-    let image = folder.join("disk.zvb");
-    let made = Command::new(zvb)
-        .args(["create", "--size", &size, "--zone-size", "64M"])
-        .arg(&image)
-        .stdout(Stdio::null())
-        .status()?;
-    if !made.success() {
-        bail!("cannot create {}", image.display());
-    }
-    let mut ours = spec("zvb image", zvb, Some(image.clone()), true);
-    ours.arguments =
-        vec!["serve".into(), image.into(), "--socket-path".into(), ours.socket.clone().into()];
-    all.push(ours);
-
-    if let Some(daemon) = find("qemu-storage-daemon") {
-        let raw = folder.join("disk.raw");
-        File::create(&raw)?.set_len(mib << 20)?;
-        let export = |socket: &Path| {
-            let mut e = OsString::from(
-                "vhost-user-blk,id=e,node-name=n,writable=on,addr.type=unix,addr.path=",
-            );
-            e.push(socket);
-            e
-        };
-        let mut file = spec("qsd raw file", &daemon, Some(raw.clone()), true);
-        let mut blockdev = OsString::from("file,node-name=n,filename=");
-        blockdev.push(&raw);
-        file.arguments =
-            vec!["--blockdev".into(), blockdev, "--export".into(), export(&file.socket)];
-        all.push(file);
-        let mut null = spec("qsd null-co", &daemon, None, false);
-        let blockdev = format!("null-co,node-name=n,size={},read-zeroes=off", mib << 20);
-        null.arguments =
-            vec!["--blockdev".into(), blockdev.into(), "--export".into(), export(&null.socket)];
-        all.push(null);
-    } else {
-        eprintln!(
-            "qemu-storage-daemon is not installed (Debian: qemu-utils): measuring ours alone"
-        );
-    }
-    Ok(all)
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|p| p.is_file())
-}
-
-/// A server that runs, on the first core.
+/// A server that runs.
 pub(crate) struct Server {
     pub(crate) spec: Spec,
-    child: Child,
+    child: RefCell<Child>,
     held: Option<Held>,
 }
 
 impl Server {
     pub(crate) fn start(spec: Spec) -> Result<Self> {
-        let child = Command::new("taskset")
-            .args(["-c", "0"])
-            .arg(&spec.program)
-            .args(&spec.arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", spec.program.display()))?;
-        let mut server = Self { spec, child, held: None };
+        let child = RefCell::new(spawn(&spec)?);
+        let server = Self { spec, child, held: None };
+        server.wait_for_socket()?;
+        Ok(server)
+    }
+
+    /// Starts it once more if it ended, as some servers do when their client leaves.
+    pub(crate) fn revive(&self) -> Result<()> {
+        if self.child.borrow_mut().try_wait()?.is_some() {
+            let _ = std::fs::remove_file(&self.spec.socket);
+            *self.child.borrow_mut() = spawn(&self.spec)?;
+            self.wait_for_socket()?;
+        }
+        Ok(())
+    }
+
+    fn id(&self) -> u32 {
+        self.child.borrow().id()
+    }
+
+    fn wait_for_socket(&self) -> Result<()> {
         let patience = Instant::now() + Duration::from_secs(10);
-        while !server.spec.socket.exists() {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("{} ended: {status}", server.spec.name);
+        while !self.spec.socket.exists() {
+            if let Some(status) = self.child.borrow_mut().try_wait()? {
+                bail!("{} ended: {status}", self.spec.name);
             }
             if Instant::now() > patience {
-                bail!("{} makes no socket", server.spec.name);
+                bail!("{} makes no socket", self.spec.name);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(server)
+        Ok(())
     }
 
     /// Keeps the disk's file in memory from now on.
@@ -139,9 +78,20 @@ impl Server {
         Ok(())
     }
 
+    /// Confines all its threads, and those that they start, to `processors`.
+    pub(crate) fn pin(&self, processors: &str) -> Result<()> {
+        let pinned = Command::new("taskset")
+            .args(["-a", "-c", "-p", processors, &self.id().to_string()])
+            .stdout(Stdio::null())
+            .status()
+            .context("cannot start taskset")?;
+        ensure!(pinned.success(), "{} can not be pinned to {processors}", self.spec.name);
+        Ok(())
+    }
+
     /// CPU time that the server has used so far.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
         // Behind the name, which may hold anything, fields 14 and 15 count ticks.
         let fields: Vec<&str> =
             stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -150,12 +100,33 @@ impl Server {
             (ticks(11).context("no user time")?, ticks(12).context("no system time")?);
         Ok((user + system) / rustix::param::clock_ticks_per_second() as f64)
     }
+
+    /// Memory of its own, and all that it has mapped and touched (also of the page cache), in MiB.
+    pub(crate) fn resident_mib(&self) -> Result<Option<(f64, f64)>> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<f64>().ok()
+        };
+        // One that ended with its last client has none.
+        Ok(kib("RssAnon:").zip(kib("VmRSS:")).map(|(own, all)| (own / 1024.0, all / 1024.0)))
+    }
+}
+
+fn spawn(spec: &Spec) -> Result<Child> {
+    Command::new(&spec.program)
+        .args(&spec.arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start {}", spec.program.display()))
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // What it would say about an end in order is of no interest here.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let child = self.child.get_mut();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::Cell;
+use crate::{Cell, FILE_PEER, THREAD};
 
 /// Median, and (largest - smallest) / median.
-fn middle(values: &[f64]) -> (f64, f64) {
+pub(crate) fn middle(values: &[f64]) -> (f64, f64) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let Some(median) = sorted.get(sorted.len() / 2).copied() else { return (0.0, 0.0) };
@@ -16,56 +16,73 @@ fn middle(values: &[f64]) -> (f64, f64) {
     (median, spread)
 }
 
+/// The cells of one workload at one depth, in order.
+pub(crate) fn groups(cells: &[Cell]) -> impl Iterator<Item = &[Cell]> {
+    cells.chunk_by(|a, b| a.workload == b.workload && a.depth == b.depth)
+}
+
 /// A table for each workload: a row for each depth and server.
 pub(crate) fn render(cells: &[Cell], machine: &str) -> String {
-    let mut out =
-        format!("{machine}\nmedians; spread is (max - min) / median; ratios within the cell\n");
+    let mut out = format!(
+        "{machine}\nmedians; spread is (max - min) / median; ratios within the cell: to one thread of pread or \
+pwrite\non the same kind of file, and to the best peer that serves a file\n"
+    );
     let mut workload = None;
-    let mut depth = None;
-    for cell in cells {
-        if workload != Some(cell.workload) {
-            workload = Some(cell.workload);
+    for group in groups(cells) {
+        let Some(first) = group.first() else { continue };
+        if workload != Some(first.workload) {
+            workload = Some(first.workload);
             let _ = writeln!(
                 out,
-                "\n{}\n  {:>5}  {:<14} {:>10} {:>7} {:>9} {:>9} {:>8}  {:>8} {:>8}",
-                cell.workload.name,
+                "\n{}\n  {:>5}  {:<22} {:>9} {:>7} {:>9} {:>9} {:>9} {:>8}  {:>8} {:>8}",
+                first.workload.name,
                 "depth",
                 "server",
                 "kIOPS",
                 "spread",
                 "p50 us",
                 "p99 us",
+                "p99.9 us",
                 "cpu us",
-                "/ raw",
-                "/ null"
+                "/ thread",
+                "/ peer"
             );
         }
-        if depth != Some(cell.depth) {
-            depth = Some(cell.depth);
+        let thread = group.iter().find(|c| c.server == THREAD).map(|c| middle(&c.iops).0);
+        let peers = group.iter().filter(|c| c.server_kind == FILE_PEER);
+        let peer = peers.map(|c| middle(&c.iops).0).max_by(f64::total_cmp);
+        for cell in group {
+            row(&mut out, cell, thread, peer);
         }
-        let beside = |name: &str| {
-            let peer = cells.iter().find(|c| {
-                c.server == name && c.workload == cell.workload && c.depth == cell.depth
-            })?;
-            let (theirs, _) = middle(&peer.iops);
-            (theirs > 0.0).then(|| format!("{:.2}", middle(&cell.iops).0 / theirs))
-        };
-        let (iops, spread) = middle(&cell.iops);
-        let _ = writeln!(
-            out,
-            "  {:>5}  {:<14} {:>10.1} {:>6.0}% {:>9.1} {:>9.1} {:>8.2}  {:>8} {:>8}",
-            cell.depth,
-            cell.server,
-            iops / 1e3,
-            spread * 100.0,
-            middle(&cell.p50_us).0,
-            middle(&cell.p99_us).0,
-            middle(&cell.cpu_us).0,
-            beside("qsd raw file").unwrap_or_default(),
-            beside("qsd null-co").unwrap_or_default(),
-        );
     }
     out
+}
+
+fn row(out: &mut String, cell: &Cell, thread: Option<f64>, peer: Option<f64>) {
+    let (iops, spread) = middle(&cell.iops);
+    let beside = |other: Option<f64>| {
+        other
+            .filter(|iops| *iops > 0.0)
+            .map_or_else(String::new, |other| format!("{:.2}", iops / other))
+    };
+    let us = |values: &[f64]| match values {
+        [] => String::new(),
+        values => format!("{:.1}", middle(values).0),
+    };
+    let _ = writeln!(
+        out,
+        "  {:>5}  {:<22} {:>9.1} {:>6.0}% {:>9} {:>9} {:>9} {:>8.2}  {:>8} {:>8}",
+        cell.depth,
+        cell.server,
+        iops / 1e3,
+        spread * 100.0,
+        us(&cell.p50_us),
+        us(&cell.p99_us),
+        us(&cell.p99_9_us),
+        middle(&cell.cpu_us).0,
+        beside(thread),
+        beside(peer),
+    );
 }
 
 #[cfg(test)]

@@ -456,6 +456,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) queues: NonZeroU16,
 
+    /// Zones to go through at the same time, request by request, on each queue: for read, write and append
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) zones_at_once: NonZeroU16,
+
     /// Poll the rings all the time rather than sleep until the device signals
     #[arg(long)]
     pub(crate) busy_poll: bool,

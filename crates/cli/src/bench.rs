@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) timeout_ms: Option<u32>,
     /// Where: whole zones, or parts of a plain disk. No request crosses from one into another.
     pub(crate) runs: Vec<Run>,
+    /// How many of them at a time.
+    pub(crate) at_once: usize,
     /// Whether zones must be reset before they are written.
     pub(crate) zoned: bool,
     /// For random numbers.
@@ -65,7 +67,7 @@ pub(crate) fn run(
         spare.push(buffer);
     }
     let mut load = Load {
-        places: Places { plan, index: 0, done: 0, random },
+        places: Places::new(plan, random),
         // By slot of the token, which is below the queue's depth.
         started: vec![Instant::now(); queue.depth()],
         measured: Measured {
@@ -164,62 +166,87 @@ impl Load<'_> {
 /// Where the requests go.
 struct Places<'p> {
     plan: &'p Plan,
-    /// Of the run in use.
-    index: usize,
-    /// Requests that went to that run.
-    done: u64,
+    /// Ways through the runs, each with runs of its own, that are taken in turn.
+    ways: Vec<Way>,
+    /// The way that is next.
+    turn: usize,
     random: Random,
 }
 
-impl Places<'_> {
+/// One way through the runs.
+struct Way {
+    /// The run that it is in.
+    index: usize,
+    /// Requests that went to that run.
+    done: u64,
+}
+
+impl<'p> Places<'p> {
+    fn new(plan: &'p Plan, random: Random) -> Self {
+        let count = plan.at_once.clamp(1, plan.runs.len().max(1));
+        let ways = (0..count).map(|index| Way { index, done: 0 }).collect();
+        Self { plan, ways, turn: 0, random }
+    }
+
     fn next(
         &mut self,
         queue: &mut Queue<'_, VhostUser, SharedMemory>,
         buffer: Buffer<SharedMemory>,
     ) -> anyhow::Result<Request<SharedMemory>> {
         let sectors = self.plan.bytes as u64 / SECTOR_BYTES;
-        let at = match self.plan.workload {
+        let (run, offset) = match self.plan.workload {
             Workload::Randread | Workload::Randwrite => self.anywhere(sectors),
             Workload::Read | Workload::Write | Workload::Append => self.onwards(queue, sectors)?,
         };
+        let at = Sector(run.at.0.saturating_add(offset));
         Ok(match self.plan.workload {
             Workload::Read | Workload::Randread => Request::Read { at, buffer },
             Workload::Write | Workload::Randwrite => Request::Write { at, buffer },
-            Workload::Append => Request::Append { zone: self.run().at, buffer },
+            Workload::Append => Request::Append { zone: run.at, buffer },
         })
     }
 
-    fn run(&self) -> Run {
+    fn run(&self, index: usize) -> Run {
         let nowhere = Run { at: Sector::ZERO, sectors: Sector::ZERO };
-        self.plan.runs.get(self.index).copied().unwrap_or(nowhere)
+        self.plan.runs.get(index).copied().unwrap_or(nowhere)
     }
 
-    fn anywhere(&mut self, sectors: u64) -> Sector {
-        self.index = self.random.below(self.plan.runs.len() as u64) as usize;
-        let run = self.run();
+    fn anywhere(&mut self, sectors: u64) -> (Run, u64) {
+        let index = self.random.below(self.plan.runs.len() as u64) as usize;
+        let run = self.run(index);
         let place = self.random.below((run.sectors.0 / sectors.max(1)).max(1));
-        Sector(run.at.0.saturating_add(place.saturating_mul(sectors)))
+        (run, place.saturating_mul(sectors))
     }
 
     fn onwards(
         &mut self,
         queue: &mut Queue<'_, VhostUser, SharedMemory>,
         sectors: u64,
-    ) -> anyhow::Result<Sector> {
-        if self.done >= self.run().sectors.0 / sectors.max(1) {
-            self.index = (self.index + 1) % self.plan.runs.len().max(1);
-            self.done = 0;
+    ) -> anyhow::Result<(Run, u64)> {
+        let (count, turn) = (self.ways.len(), self.turn);
+        self.turn = (turn + 1) % count.max(1);
+        let Some(Way { mut index, mut done }) = self.ways.get(turn).map(|w| Way { ..*w }) else {
+            return Ok((self.run(0), 0));
+        };
+        if done >= self.run(index).sectors.0 / sectors.max(1) {
+            // The next of this way's own.
+            index += count;
+            if index >= self.plan.runs.len() {
+                index = turn;
+            }
+            done = 0;
         }
-        let run = self.run();
+        let run = self.run(index);
         let writes = matches!(self.plan.workload, Workload::Write | Workload::Append);
-        if self.done == 0 && writes && self.plan.zoned {
+        if done == 0 && writes && self.plan.zoned {
             queue
                 .reset(run.at)
                 .map_err(explain)
                 .with_context(|| format!("cannot reset the zone at sector {}", run.at))?;
         }
-        let at = run.at.0.saturating_add(self.done.saturating_mul(sectors));
-        self.done += 1;
-        Ok(Sector(at))
+        if let Some(way) = self.ways.get_mut(turn) {
+            *way = Way { index, done: done + 1 };
+        }
+        Ok((run, done.saturating_mul(sectors)))
     }
 }

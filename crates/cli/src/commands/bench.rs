@@ -189,6 +189,7 @@ fn plans(
                 Workload::Randread => runs.clone(),
                 _ => runs.iter().copied().skip(queue).step_by(queues).collect(),
             },
+            at_once: usize::from(args.zones_at_once.get()),
             zoned: device.info().zoned.is_some(),
             seed: queue as u64 + 1,
         })

@@ -1,0 +1,65 @@
+//! What is measured.
+
+use serde::Serialize;
+
+/// One workload.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    /// Of `zvb bench`.
+    pub(crate) rw: &'static str,
+    /// Bytes of a request.
+    pub(crate) bytes: usize,
+    pub(crate) depths: &'static [u32],
+    pub(crate) queues: u16,
+    pub(crate) zones_at_once: u16,
+    /// The client sleeps until it is signalled, rather than polls.
+    pub(crate) sleeps: bool,
+    /// Only for disks that have zones.
+    pub(crate) needs_zones: bool,
+}
+
+const KIB: usize = 1024;
+
+const BASE: Workload = Workload {
+    name: "",
+    rw: "randread",
+    bytes: 4 * KIB,
+    depths: &[1, 32, 128],
+    queues: 1,
+    zones_at_once: 1,
+    sleeps: false,
+    needs_zones: false,
+};
+
+/// All of them. Reads come first: what writes resets zones, and leaves the last of them half full.
+pub(crate) const WORKLOADS: [Workload; 9] = [
+    Workload { name: "4 KiB random read", ..BASE },
+    Workload { name: "4 KiB random read, client sleeps", depths: &[1, 32], sleeps: true, ..BASE },
+    Workload { name: "4 KiB random read, 2 queues", depths: &[32], queues: 2, ..BASE },
+    Workload { name: "128 KiB read", rw: "read", bytes: 128 * KIB, ..BASE },
+    Workload { name: "4 KiB sequential write", rw: "write", ..BASE },
+    Workload {
+        name: "4 KiB write, 4 zones in turn",
+        rw: "write",
+        depths: &[32],
+        zones_at_once: 4,
+        needs_zones: true,
+        ..BASE
+    },
+    Workload { name: "4 KiB zone append", rw: "append", depths: &[32], needs_zones: true, ..BASE },
+    Workload {
+        name: "4 KiB sequential write, 2 queues",
+        rw: "write",
+        depths: &[32],
+        queues: 2,
+        ..BASE
+    },
+    Workload { name: "128 KiB write", rw: "write", bytes: 128 * KIB, ..BASE },
+];
+
+impl Workload {
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self.rw, "write" | "append")
+    }
+}
