@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Make a disk image
     Create(CreateArgs),
-    /// Tell what an image is, and how its zones are
+    /// Tell what an image or a block device is, and how its zones are
     Info(InfoArgs),
     /// Check an image, and with --repair mend it
     #[command(after_help = image::CHECK_HELP)]
@@ -187,7 +187,7 @@ pub(crate) struct CreateArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct InfoArgs {
-    /// The image
+    /// The image, or a block device of this host
     pub(crate) file: PathBuf,
 
     /// Answer in JSON
@@ -197,7 +197,8 @@ pub(crate) struct InfoArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
-    /// An image, or mem:SIZE for a disk in memory that is gone with the server
+    /// An image, a block device of this host (zoned or not), or mem:SIZE for a disk in memory that is gone
+    /// with the server
     #[arg(required_unless_present_any = ["blk_file", "print_capabilities"])]
     pub(crate) disk: Option<String>,
 

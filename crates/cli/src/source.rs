@@ -6,7 +6,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Args;
 use zvb_host::server::{Level, Log};
-use zvb_storage::{EngineKind, Image, Memory, OpenOptions, Recovery, Volume};
+use zvb_storage::{
+    EngineKind, HOST_REQUESTS, HostDisk, HostOptions, Image, Memory, OpenOptions, Recovery, Volume,
+    is_block_device,
+};
 
 use crate::output::Usage;
 use crate::shape::ShapeArgs;
@@ -19,11 +22,11 @@ pub(crate) struct SourceArgs {
     #[arg(long)]
     pub(crate) read_only: bool,
 
-    /// How an image is read and written: auto, sync or uring
+    /// How a disk is read and written: auto, sync or uring
     #[arg(long, value_name = "ENGINE", default_value = "auto")]
     pub(crate) engine: EngineKind,
 
-    /// Go around the host's page cache (O_DIRECT)
+    /// Go around the host's page cache (O_DIRECT), as is always done for a block device
     #[arg(long)]
     pub(crate) direct: bool,
 
@@ -39,10 +42,12 @@ pub(crate) enum Source {
     Image(PathBuf),
     /// Memory, gone with the process.
     Memory(Size),
+    /// A block device of this host.
+    Host(PathBuf),
 }
 
 impl Source {
-    /// What `disk`, as it was typed, stands for: the path of an image, or mem:SIZE.
+    /// What `disk`, as it was typed, stands for: the path of an image or of a block device, or mem:SIZE.
     pub(crate) fn parse(disk: &str, args: &SourceArgs) -> Result<Self, Usage> {
         let Some(size) = disk.strip_prefix("mem:") else { return Self::path(disk.into(), args) };
         if args.read_only {
@@ -60,6 +65,7 @@ impl Source {
             Some(option) => Err(Usage(format!(
                 "{option} is for mem:SIZE; an image has its geometry from `zvb create`"
             ))),
+            None if is_block_device(&path) => Ok(Self::Host(path)),
             None => Ok(Self::Image(path)),
         }
     }
@@ -77,7 +83,16 @@ impl Source {
                 Ok(Arc::new(memory.context("cannot make a disk in memory")?))
             }
             Self::Image(path) => Ok(Arc::new(open_image(path, args, log)?)),
+            Self::Host(path) => {
+                let options = HostOptions { read_only: args.read_only, engine: args.engine };
+                Ok(Arc::new(HostDisk::open(path, &options)?))
+            }
         }
+    }
+
+    /// The requests (ioctl) that are made to it once it is open.
+    pub(crate) fn requests(&self) -> &'static [u32] {
+        if matches!(self, Self::Host(_)) { HOST_REQUESTS } else { &[] }
     }
 }
 

@@ -102,7 +102,13 @@ impl Locked<'_> {
     /// before anything else is decided.
     pub(crate) fn recheck(&mut self) {
         let volume = &self.table.volume;
-        self.zones.take_suspects(|zone| volume.recheck(zone));
+        self.zones.take_suspects(|zone, busy| match busy {
+            true => {
+                volume.abandon(zone);
+                None
+            }
+            false => volume.recheck(zone),
+        });
     }
 
     /// Records in the medium and publishes what changed, and lets go. True when a request that waits, in

@@ -27,6 +27,8 @@ use seccompiler::{
 pub struct Needs {
     /// The folders of sockets, which are removed at the end.
     pub socket_folders: Vec<PathBuf>,
+    /// Requests (ioctl) to a disk of the host's, by their numbers.
+    pub disk_requests: &'static [u32],
 }
 
 /// What stands now.
@@ -72,7 +74,7 @@ pub fn threads() -> Option<usize> {
 /// thread is started.
 pub fn confine(needs: &Needs) -> Result<Walls, SandboxError> {
     let file_system = confine_files(needs)?;
-    for filter in [no_clone3(), filter()] {
+    for filter in [no_clone3(), filter(needs.disk_requests)] {
         let filter = filter.map_err(SandboxError::Filter)?;
         seccompiler::apply_filter_all_threads(&filter).map_err(SandboxError::Seccomp)?;
     }
@@ -203,10 +205,10 @@ fn no_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+fn filter(disk_requests: &[u32]) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: Vec<(i64, Vec<SeccompRule>)> =
         ALLOWED.iter().chain(ALLOWED_OLDER).map(|call| (*call, Vec::new())).collect();
-    // A thread, never a process; and of a terminal only what it looks like.
+    // A thread, never a process; and of a terminal only what it looks like, of a disk what it serves.
     let thread = SeccompCondition::new(
         0,
         SeccompCmpArgLen::Qword,
@@ -214,15 +216,16 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         libc::CLONE_THREAD as u64,
     )?;
     rules.push((libc::SYS_clone, vec![SeccompRule::new(vec![thread])?]));
-    let terminal = [libc::TCGETS, libc::TIOCGWINSZ]
+    let requests = [libc::TCGETS, libc::TIOCGWINSZ]
         .into_iter()
+        .chain(disk_requests.iter().map(|request| u64::from(*request)))
         .map(|request| {
             let same =
                 SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?;
             SeccompRule::new(vec![same])
         })
         .collect::<Result<Vec<_>, _>>()?;
-    rules.push((libc::SYS_ioctl, terminal));
+    rules.push((libc::SYS_ioctl, requests));
     let arch = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(
         rules.into_iter().collect(),
@@ -253,7 +256,8 @@ mod tests {
     /// Runs in a process of its own, which the test below starts: there is no way back out.
     fn in_the_child(folder: &std::path::Path) {
         let mut open = File::options().read(true).write(true).open(folder.join("disk")).unwrap();
-        let walls = confine(&Needs { socket_folders: vec![folder.to_owned()] }).unwrap();
+        let needs = Needs { socket_folders: vec![folder.to_owned()], ..Needs::default() };
+        let walls = confine(&needs).unwrap();
         assert!(walls.system_calls);
 
         // What was open goes on, threads start, and the socket can be removed.

@@ -112,6 +112,12 @@ impl Mailbox {
         self.fresh.store(true, Ordering::Release);
     }
 
+    /// Tells the engine how operation `tag` went, that somebody else did for it.
+    pub(crate) fn post(&self, tag: u64, result: Result<(), CommitError>) {
+        lock(&self.flushed).push((tag, result));
+        self.ring();
+    }
+
     /// No slot could be cleared for the writes that wait for one.
     fn refuse(&self, error: &io::Error) {
         let CommitError::Medium(code) = CommitError::from(error) else { return };
@@ -259,8 +265,7 @@ impl Shared {
             if commit {
                 let result = store.commit();
                 for (mailbox, tag) in flushes {
-                    lock(&mailbox.flushed).push((tag, result));
-                    mailbox.ring();
+                    mailbox.post(tag, result);
                 }
             }
             let mut cleared = store.reclaim();

@@ -9,6 +9,7 @@ mod engine;
 mod file;
 mod grow;
 mod growing;
+mod host;
 mod image;
 mod layout;
 mod medium;
@@ -23,6 +24,10 @@ mod volume;
 
 pub use engine::{EngineKind, UnknownEngine};
 pub use growing::Growing;
+pub use host::{
+    HOST_REQUESTS, HostDisk, HostError, HostInfo, HostLayoutError, HostOptions, inspect_host,
+    is_block_device,
+};
 pub use image::{
     BadSuperblock, CheckOptions, CheckReport, CloneError, CloneOptions, Cloned, CommitBy,
     CreateError, CreateOptions, FileError, Finding, Image, ImageInfo, ImageState, LoadError,

@@ -1,18 +1,22 @@
 //! Where the kernel and raw memory are met. Everything out of here is safe to call.
 
+mod bounce;
 mod cached;
 mod fd;
 mod gather;
 mod guard;
 mod map;
 mod ring;
+mod zoned;
 
+pub(crate) use bounce::Bounce;
 pub(crate) use cached::{CHUNK_BYTES, CHUNK_PAGES, FileMap, PAGE_BYTES};
 pub(crate) use fd::{Patience, claim_file, read_at, write_at};
 pub(crate) use gather::Gathered;
 pub use guard::{Access, GuardedMapping};
 pub(crate) use map::{Bytes, Words};
 pub(crate) use ring::{Finished, Ring, Rings, zero_flags};
+pub(crate) use zoned::{REQUESTS as ZONE_REQUESTS, RawZone, ZoneCall, manage, report};
 
 use std::ops::Range;
 

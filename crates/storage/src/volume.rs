@@ -64,6 +64,12 @@ pub trait Volume: Send + Sync + fmt::Debug {
         false
     }
 
+    /// A write to `zone` is lost, on the medium or before it came there, and so are those behind it. One
+    /// that an engine keeps until it is its turn is to be failed: that turn may never come.
+    fn abandon(&self, zone: ZoneId) {
+        let _ = zone;
+    }
+
     /// The state that the medium itself has `zone` in, when it knows better than what was recorded. Asked
     /// after something failed in `zone`, when nothing is in flight to it; from now on it can be written at
     /// this state's end again.

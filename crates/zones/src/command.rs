@@ -112,17 +112,19 @@ impl Zones {
         ok
     }
 
-    /// Asks `medium` for the state of every zone in which something failed since this was last called, once
-    /// nothing is in flight to it any more, and takes it over. A medium that has no word of its own says
-    /// `None`, and this table stays as it is. To be called after `end_write`, before anything else is decided.
-    pub fn take_suspects(&mut self, mut medium: impl FnMut(ZoneId) -> Option<Snapshot>) {
+    /// Gives `medium` every zone in which something failed since this was last called, and whether anything
+    /// is in flight to it still: that will fail as well. When nothing is, `medium` says what state it has
+    /// the zone in, which is taken over; a medium that has no word of its own says `None`. To be called after
+    /// `end_write`, before anything else is decided.
+    pub fn take_suspects(&mut self, mut medium: impl FnMut(ZoneId, bool) -> Option<Snapshot>) {
         if self.suspects.is_empty() {
             return;
         }
         let mut suspects = mem::take(&mut self.suspects);
         for zone in suspects.drain(..) {
-            if self.zone(zone).in_flight == 0
-                && let Some(state) = medium(zone)
+            let busy = self.zone(zone).in_flight != 0;
+            if let Some(state) = medium(zone, busy)
+                && !busy
             {
                 self.adopt(zone, state);
             }
@@ -132,9 +134,13 @@ impl Zones {
     }
 
     /// Takes `state` for the state of `zone`, in which nothing is in flight. One that no zone of this
-    /// geometry can be in is not taken.
+    /// geometry can be in is not taken; and a zone that was made to fail stays so.
     fn adopt(&mut self, zone: ZoneId, state: Snapshot) {
-        if state == self.snapshot(zone) || rest(&self.geometry, zone, state).is_err() {
+        let made_to_fail = self.zone(zone).usable().is_err();
+        if made_to_fail
+            || state == self.snapshot(zone)
+            || rest(&self.geometry, zone, state).is_err()
+        {
             return;
         }
         let to = self.zone_mut(zone);

@@ -298,6 +298,7 @@ impl Zones {
     ) {
         if outcome != Outcome::Done {
             self.zone_mut(zone).failing = true;
+            self.suspects.push(zone);
         }
         while let Some(first) = self.zone(zone).writes.first() {
             let Some(outcome) = self.writes.get(first).outcome else {

@@ -533,7 +533,7 @@ impl World {
                 Owner::Waiting { .. } | Owner::Ended { .. } => {}
             }
             // A medium that has nothing to add.
-            self.zones.take_suspects(|_| None);
+            self.zones.take_suspects(|_, _| None);
             self.retry();
             self.check();
         }

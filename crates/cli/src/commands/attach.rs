@@ -105,7 +105,9 @@ fn with_kernel(
 /// What a disk is called when nobody says.
 fn default_name(source: &Source) -> String {
     let stem = match source {
-        Source::Image(path) => path.file_stem().unwrap_or_default().to_string_lossy(),
+        Source::Image(path) | Source::Host(path) => {
+            path.file_stem().unwrap_or_default().to_string_lossy()
+        }
         Source::Memory(_) => "mem".into(),
     };
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
@@ -115,7 +117,7 @@ fn default_name(source: &Source) -> String {
 /// What the disk is made of, so that it can be found from another folder.
 fn absolute(disk: &str, source: &Source) -> String {
     match source {
-        Source::Image(path) => std::path::absolute(path)
+        Source::Image(path) | Source::Host(path) => std::path::absolute(path)
             .map_or_else(|_| disk.to_owned(), |path| path.to_string_lossy().into_owned()),
         Source::Memory(_) => disk.to_owned(),
     }

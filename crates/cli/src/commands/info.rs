@@ -1,8 +1,10 @@
 //! `zvb info`.
 
+mod host;
+
 use anyhow::Result;
 use serde::Serialize;
-use zvb_storage::{ImageInfo, ImageState, Recovery, inspect};
+use zvb_storage::{ImageInfo, ImageState, Recovery, inspect, is_block_device};
 use zvb_wire::{Condition, Sector, ZoneType};
 use zvb_zones::{Geometry, Snapshot, ZoneId};
 
@@ -16,6 +18,9 @@ use crate::source::recovered;
 use crate::terminal::{self, Paint};
 
 pub(super) fn run(args: &InfoArgs) -> Result<()> {
+    if is_block_device(&args.file) {
+        return host::run(args);
+    }
     let info = inspect(&args.file)?;
     let zones = zones(&info);
     if args.json {
@@ -31,8 +36,12 @@ pub(super) fn run(args: &InfoArgs) -> Result<()> {
 
 /// The zones as a report would tell of them.
 fn zones(info: &ImageInfo) -> Vec<Zone> {
-    let Some(geometry) = &info.geometry else { return Vec::new() };
-    geometry.zones().zip(&info.zones).map(|(id, state)| zone(geometry, id, *state)).collect()
+    all_zones(info.geometry.as_ref(), &info.zones)
+}
+
+fn all_zones(geometry: Option<&Geometry>, states: &[Snapshot]) -> Vec<Zone> {
+    let Some(geometry) = geometry else { return Vec::new() };
+    geometry.zones().zip(states).map(|(id, state)| zone(geometry, id, *state)).collect()
 }
 
 fn zone(geometry: &Geometry, id: ZoneId, state: Snapshot) -> Zone {
@@ -94,13 +103,18 @@ impl<'a> Answer<'a> {
             },
             file_bytes: info.file_bytes,
             allocated_bytes: info.used_bytes,
-            conditions: counts(zones)
-                .into_iter()
-                .map(|(condition, n)| (condition_name(condition).to_owned(), n.into()))
-                .collect(),
+            conditions: conditions(zones),
             zones: zones.iter().map(ZoneJson::from).collect(),
         }
     }
+}
+
+/// How many zones are in each condition.
+fn conditions(zones: &[Zone]) -> serde_json::Map<String, serde_json::Value> {
+    let named = |(condition, n): (Condition, usize)| {
+        (condition_name(condition).to_owned(), serde_json::Value::from(n))
+    };
+    counts(zones).into_iter().map(named).collect()
 }
 
 fn table(args: &InfoArgs, info: &ImageInfo, zones: &[Zone]) -> String {
@@ -113,7 +127,14 @@ fn table(args: &InfoArgs, info: &ImageInfo, zones: &[Zone]) -> String {
         ("takes", format!("{} of {}", Size(info.used_bytes), Size(info.file_bytes))),
         ("block size", Size(info.block_size.into()).to_string()),
     ];
-    if let Some(spec) = info.geometry.as_ref().map(Geometry::spec) {
+    rows.extend(geometry_rows(info.geometry.as_ref(), zones));
+    aligned(rows)
+}
+
+/// What there is to say of zones.
+fn geometry_rows(geometry: Option<&Geometry>, zones: &[Zone]) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if let Some(spec) = geometry.map(Geometry::spec) {
         let limit = |n: u32| if n == 0 { "no limit".to_owned() } else { n.to_string() };
         rows.push(("model", model_name(spec.model).to_owned()));
         rows.push(("zone size", Size::of(spec.zone_size).to_string()));
@@ -125,6 +146,10 @@ fn table(args: &InfoArgs, info: &ImageInfo, zones: &[Zone]) -> String {
     } else {
         rows.push(("model", "none: a plain disk without zones".to_owned()));
     }
+    rows
+}
+
+fn aligned(rows: Vec<(&str, String)>) -> String {
     rows.into_iter().map(|(name, value)| format!("{name:<14} {value}\n")).collect()
 }
 

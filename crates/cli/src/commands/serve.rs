@@ -46,7 +46,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     if !args.no_sandbox {
         let ready = volume.prepare(device.queues(), device.max_queue_size().into());
         ready.context("cannot serve with this --engine")?;
-        confine(&[socket.as_deref(), args.control.as_deref()], &log)?;
+        confine(&[socket.as_deref(), args.control.as_deref()], &source, &log)?;
     }
     // Its threads are confined, too.
     let controlled = control.map(|control| desk::start(control, &device, &shutdown, &log));
@@ -65,10 +65,10 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Everything is open that will ever be: gives the rest of the host away.
-fn confine(sockets: &[Option<&Path>], log: &Arc<dyn Log>) -> anyhow::Result<()> {
+fn confine(sockets: &[Option<&Path>], source: &Source, log: &Arc<dyn Log>) -> anyhow::Result<()> {
     let sockets = sockets.iter().flatten().map(std::path::absolute);
     let folders = sockets.filter_map(|socket| Some(socket.ok()?.parent()?.to_owned()));
-    let needs = Needs { socket_folders: folders.collect() };
+    let needs = Needs { socket_folders: folders.collect(), disk_requests: source.requests() };
     if let Some(threads @ 2..) = sandbox::threads() {
         let line =
             format_args!("{threads} threads run already: the file system is not taken from all");

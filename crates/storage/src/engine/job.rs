@@ -3,6 +3,7 @@
 use zvb_ring::Buffers;
 use zvb_wire::SECTOR_BYTES;
 
+use crate::sys::Bounce;
 use crate::volume::{Command, Done, Failure, Io, Op};
 
 /// What a job does.
@@ -25,6 +26,8 @@ pub(crate) struct Job {
     pub(crate) kind: Kind,
     /// Of reads and writes.
     pub(crate) buffers: Option<Buffers>,
+    /// Moved instead of guest memory, where that is not aligned as the disk wants it.
+    pub(crate) bounce: Option<Box<Bounce>>,
     /// First byte on the disk.
     pub(crate) at: u64,
     /// Bytes in all.
@@ -48,7 +51,8 @@ impl Job {
             Op::Command(command) => (Kind::Command(command), None, 0),
         };
         let len = buffers.as_ref().map_or(len, Buffers::len);
-        Self { tag: io.tag, kind, buffers, at: bytes(io.at.0), len, done: 0, epoch: 0 }
+        let at = bytes(io.at.0);
+        Self { tag: io.tag, kind, buffers, bounce: None, at, len, done: 0, epoch: 0 }
     }
 
     /// Bytes still to do.

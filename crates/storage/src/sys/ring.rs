@@ -158,8 +158,8 @@ impl Ring {
         let Some(number) = self.free.pop() else { return Err(job) };
         let Some(flight) = self.flights.get_mut(number as usize) else { return Err(job) };
         let entry = flight.load(job, Fd(fd.as_raw_fd()), at, bytes).user_data(u64::from(number));
-        // SAFETY: what the entry points to is the memory of the job's buffers and the list of its runs.
-        // Both stay in `flights`, unchanged, until the completion with this number has been seen: only
+        // SAFETY: what the entry points to is the memory of the job's buffers or of its bounce, and the
+        // list of its runs. All stay in `flights`, unchanged, until the completion with this number was seen: only
         // `next_finished` takes a job out, and `drop` waits for all or leaks them. `flights` is never
         // resized, and the heap block of `vecs` is written only by `load`, when no job is in its place.
         let pushed = unsafe { self.ring.submission().push(&entry) };
@@ -191,7 +191,9 @@ impl Ring {
         self.free.push(number);
         let result = match u64::try_from(entry.result()) {
             // A fallocate does all or nothing, and counts nothing.
-            Ok(_) if matches!(job.kind, Kind::Zero { .. }) => Ok(flight.asked),
+            Ok(_) if matches!(job.kind, Kind::Zero { .. }) && job.bounce.is_none() => {
+                Ok(flight.asked)
+            }
             Ok(bytes) => Ok(bytes),
             Err(_) => Err(io::Error::from_raw_os_error(entry.result().wrapping_neg())),
         };
@@ -218,8 +220,10 @@ impl Flight {
         let range = job.done..job.done.saturating_add(bytes);
         self.asked = bytes;
         self.vecs.clear();
-        if let Some(buffers) = &job.buffers {
-            self.vecs.extend(runs(buffers, range).take(RUNS_MAX));
+        match (&job.bounce, &job.buffers) {
+            (Some(bounce), _) => self.vecs.push(bounce.io_vec()),
+            (None, Some(buffers)) => self.vecs.extend(runs(buffers, range).take(RUNS_MAX)),
+            (None, None) => {}
         }
         let (list, count) = (self.vecs.as_ptr(), self.vecs.len() as u32);
         let one = match self.vecs.as_slice() {
@@ -233,7 +237,11 @@ impl Flight {
                 opcode::Write::new(fd, base, len).offset(at).build()
             }
             (Kind::Write, None) => opcode::Writev::new(fd, list.cast(), count).offset(at).build(),
-            (Kind::Zero { unmap }, _) => {
+            // Zeroes that lie ready.
+            (Kind::Zero { .. }, Some((base, len))) => {
+                opcode::Write::new(fd, base, len).offset(at).build()
+            }
+            (Kind::Zero { unmap }, None) => {
                 let how = zero_flags(unmap).bits().cast_signed();
                 opcode::Fallocate::new(fd, bytes).offset(at).mode(how).build()
             }

@@ -1,0 +1,8 @@
+# zoned disks of a host (null_blk): served, and told of alike
+needs_in_guest "$zvb" "$here/guest/host-zoned"
+
+scenario() {
+    inside 400 <<'EOS'
+host-zoned
+EOS
+}
