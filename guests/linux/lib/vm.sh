@@ -33,17 +33,18 @@ make_disk() {
     "$zvb" create "$work/$1.zvb" --force --quiet ${disk_options[$1]}
 }
 
-# Runs until its parent ends, at the latest.
-tied() { setpriv --pdeathsig KILL -- "$@"; }
+# In the background: runs until this shell ends, at the latest.
+tied() { exec setpriv --pdeathsig KILL -- "$@"; }
 
 # serve KEY
 serve() {
     local tries
-    tied "$zvb" serve "$work/$1.zvb" --socket-path "$work/$1.sock" --queues "$vcpus" --quiet \
-        >>"$work/$1.log" 2>&1 </dev/null &
+    rm -f "$work/$1.serving"
+    tied "$zvb" serve "$work/$1.zvb" --socket-path "$work/$1.sock" --queues "$vcpus" \
+        >"$work/$1.serving" 2>>"$work/$1.log" </dev/null &
     server_pid[$1]=$!
-    for ((tries = 0; tries < 200; tries++)); do
-        if [ -S "$work/$1.sock" ]; then return; fi
+    for ((tries = 0; tries < 400; tries++)); do
+        if [ -s "$work/$1.serving" ]; then return; fi
         kill -0 "${server_pid[$1]}" 2>/dev/null || break
         sleep 0.05
     done
@@ -73,6 +74,7 @@ vm_start() {
     rm -f "$work"/agent.{in,out}
     mkfifo "$work"/agent.{in,out}
     exec 5<>"$work/agent.in" 6<>"$work/agent.out"
+    boots=$((boots + 1))
     tied "$parts/vmm/usr/lib64/ld-linux-x86-64.so.2" --library-path "$parts/vmm/usr/lib/x86_64-linux-gnu" \
         "$parts/vmm/usr/bin/qemu-system-x86_64" \
         -L "$parts/vmm/usr/share/qemu" -L "$parts/vmm/usr/share/seabios" \
@@ -81,13 +83,13 @@ vm_start() {
         -object memory-backend-memfd,id=memory,size=1G,share=on -machine q35,memory-backend=memory \
         -kernel "$parts/linux-$kernel/vmlinuz" -initrd "$work/initrd" \
         -append "console=ttyS0 panic=-1 random.trust_cpu=on mitigations=off" \
-        -serial "file:$work/console.$((++boots)).log" \
+        -serial "file:$work/console.$boots.log" \
         -chardev "pipe,id=agent,path=$work/agent" -serial chardev:agent \
         -drive "if=none,id=root,file=$parts/root.ext4,format=raw,readonly=on,file.locking=off" \
         -device virtio-blk-pci,drive=root,serial=guestroot,addr=2 \
         "${arguments[@]}" >"$work/qemu.log" 2>&1 </dev/null &
     qemu_pid=$!
-    answer 40 >/dev/null || { echo "the guest did not start"; return 1; }
+    answer 120 >/dev/null || { echo "the guest did not start"; return 1; }
 }
 
 vm_runs() { [ -n "$qemu_pid" ] && kill -0 "$qemu_pid" 2>/dev/null; }
