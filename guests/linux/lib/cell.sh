@@ -33,7 +33,7 @@ now() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
 # The kernel has something to complain about, other than what a scenario provoked.
 console_clean() {
-    ! grep -E 'BUG:|WARNING: |Oops|Kernel panic|blocked for more than|rcu.*stall' "$work"/console.*.log
+    ! grep -E '\] (BUG|WARNING): |Oops|Kernel panic|blocked for more than|rcu.*stall' "$work"/console.*.log
 }
 
 # The whole life of scenarios that share a guest. (In a process of its own, which ends everything.)

@@ -27,6 +27,7 @@ needs_in_guest() { guest_files+=("$@"); }
 # Of a disk of this scenario.
 image() { echo "$work/$id.$1.zvb"; }
 socket() { echo "$work/$id.$1.sock"; }
+control_socket() { echo "$work/$id.$1.control"; }
 
 make_disk() {
     # shellcheck disable=SC2086 # options are words
@@ -41,7 +42,7 @@ serve() {
     local tries
     rm -f "$work/$1.serving"
     tied "$zvb" serve "$work/$1.zvb" --socket-path "$work/$1.sock" --queues "$vcpus" \
-        >"$work/$1.serving" 2>>"$work/$1.log" </dev/null &
+        --control "$work/$1.control" >"$work/$1.serving" 2>>"$work/$1.log" </dev/null &
     server_pid[$1]=$!
     for ((tries = 0; tries < 400; tries++)); do
         if [ -s "$work/$1.serving" ]; then return; fi
