@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Stats {},
     /// The table of zones.
     Dump {},
+    /// Makes the disk larger: 512-byte sectors.
+    Resize { capacity: u64 },
     /// Ends the server.
     Quit {},
 }

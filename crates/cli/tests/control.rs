@@ -300,6 +300,32 @@ fn a_disk_that_is_read_only_keeps_its_zones_and_can_still_fail() {
     fails(&place.drive("read", &["--zone", "1", "--length", "8"]), "IOERR");
 }
 
+#[test]
+fn a_disk_grows_while_it_is_served_and_is_still_larger_after_a_kill() {
+    let (place, mut server) = served(&[]);
+    let data = bytes(3, 64 << 10);
+    place.input("append", &["--zone", "2"], &data).ok();
+    let run = ctl(&place, &["resize", "--size", "50M"]);
+    run.ok();
+    assert_eq!(run.out(), "the disk is 50 MiB large now: 13 zones\n");
+    place.input("append", &["--zone", "12"], &data).ok();
+    let grown = ctl(&place, &["resize", "--size", "64M", "--json"]).json();
+    let told = (&grown["capacity_before"], &grown["capacity"], &grown["zone_count"]);
+    assert_eq!(told, (&json!(100 << 10), &json!(128 << 10), &json!(16)));
+    assert_eq!(ctl(&place, &["dump"]).json()["zones"].as_array().unwrap().len(), 16);
+    ctl(&place, &["offline", "--zone", "15"]).ok();
+    fails(&ctl(&place, &["resize", "--size", "32M"]), "it can only grow");
+    fails(&ctl(&place, &["resize", "--size", "65537K"]), "block size");
+    assert_eq!(ctl(&place, &["resize", "--size", "1000"]).code(), 2);
+    server.kill();
+    place.run(&["check", "d.zvb", "--deep"]).ok();
+    let _server = place.serve(&["d.zvb"]);
+    assert_eq!(condition(&place, 15), "offline");
+    for zone in ["2", "12"] {
+        assert!(place.drive("read", &["--zone", zone]).stdout == data);
+    }
+}
+
 /// Silly clients, while the server goes on; its walls stand, since they are there by default.
 #[test]
 fn nobody_at_the_socket_can_harm_the_server() {

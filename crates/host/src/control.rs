@@ -5,8 +5,6 @@
 //! was silent longest makes room for a new one), and nobody who does not read is waited for longer than
 //! [`WRITE_PATIENCE`]. Nothing here touches the threads that serve a guest.
 
-mod durable;
-
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown as Direction;
@@ -25,8 +23,6 @@ use rustix::net::{SocketFlags, accept_with};
 use crate::server::event::Bell;
 use crate::server::socket::Socket;
 use crate::server::{BindError, Level, Log, RateLimited};
-
-pub use durable::make_durable;
 
 /// The longest line that is taken, without its end.
 pub const LINE_MAX: usize = 64 << 10;

@@ -113,6 +113,10 @@ impl Volume for Image {
         self.grow_in_use(capacity)
     }
 
+    fn make_durable(&self) -> Result<(), VolumeError> {
+        self.served.store.commit().map_err(|e| VolumeError::Commit(e.into()))
+    }
+
     fn close(&self) -> Result<(), VolumeError> {
         if self.served.store.shape.read_only {
             return Ok(());

@@ -96,6 +96,12 @@ pub trait Volume: Send + Sync + fmt::Debug {
         Err(GrowError::Unsupported)
     }
 
+    /// Makes durable what was done and recorded before, as [`Op::Flush`] does, for whoever has no engine, and
+    /// waits for it.
+    fn make_durable(&self) -> Result<(), VolumeError> {
+        Err(VolumeError::Commit(Failure::Unsupported))
+    }
+
     /// Makes all that was done durable, and says in the medium that it was left in order. Called once,
     /// last, when no engine has work left. (A volume that is dropped without this is as if the process
     /// had died.)

@@ -109,8 +109,16 @@ fn what_the_host_lost_is_what_was_not_flushed() {
     assert_eq!(volume.recovered()[3], Snapshot::EMPTY);
     let mut worker = Worker::new(Arc::clone(&volume) as _, 4);
     assert!(worker.read(2 * 384, 8, &mut rng).unwrap() == pattern(1, 4096));
-    // An unknown boot is never the same boot.
+    // Without an engine, too.
+    volume.record(ZoneId(4), written(Condition::Offline, 0));
+    volume.make_durable().unwrap();
+    volume.record(ZoneId(5), written(Condition::Offline, 0));
     drop((worker, volume));
+    let volume = open(&path, BOOT);
+    let told = [4, 5].map(|zone: usize| volume.recovered()[zone].condition());
+    assert_eq!(told, [Condition::Offline, Condition::Empty]);
+    // An unknown boot is never the same boot.
+    drop(volume);
     drop(open(&path, [0; 16]));
     assert_eq!(open(&path, [0; 16]).recovery(), Recovery::HostDied);
 }

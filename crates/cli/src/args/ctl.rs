@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::size::Count;
+use crate::size::{Count, Size};
 
 pub(crate) const CTL_HELP: &str = "\
 Start the server with `zvb serve --control PATH`. docs/control.md has the protocol behind this, for programs.
@@ -60,6 +60,10 @@ pub(crate) enum CtlCommand {
     Stats,
     /// Write the states of the zones at this moment, in the JSON of `zvb dump`
     Dump,
+    /// Make the disk larger, and tell the guest
+    ///
+    /// What it has stays: a last zone that is smaller than the others grows, then come new zones, empty.
+    Resize(GrowArgs),
     /// End the server in order
     Quit,
 }
@@ -145,6 +149,13 @@ pub(crate) struct DelayArgs {
     /// So many milliseconds, at most 60000
     #[arg(long, value_name = "MS")]
     pub(crate) ms: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GrowArgs {
+    /// The new size of the disk, which can only grow
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Size,
 }
 
 #[derive(Args, Debug)]

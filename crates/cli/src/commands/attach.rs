@@ -31,6 +31,8 @@ pub(super) fn serve(
     log: &Arc<dyn Log>,
     ready: impl FnOnce(&Attached, &Path),
 ) -> anyhow::Result<()> {
+    // Dropped last: who waits for the end sees it when nothing is left to be done.
+    let _waiting;
     let source = Source::parse(&args.disk, &args.source)?;
     let name = args.name.clone().unwrap_or_else(|| default_name(&source));
     let Some(mut record) = Record::claim(&name)? else {
@@ -59,8 +61,8 @@ pub(super) fn serve(
     let controlled = control.map(|control| desk::start(control, &device, shutdown, log));
     let controlled = controlled.transpose()?;
     let served = with_kernel(&device, shutdown, log, &mut attached, &mut record, ready);
-    // Nobody changes the disk any more; who waits for the end sees it when this returns.
-    let _waiting = controlled.map(Controlled::stop);
+    // Nobody changes the disk any more.
+    _waiting = controlled.map(Controlled::stop);
     drop(device);
     // The image is left in order also when the kernel was not.
     let closed = volume.close().context("the disk could not be left in order");

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use zvb_wire::Sector;
+
 use crate::args::ctl::{CtlArgs, CtlCommand, WhichArgs, ZonesArgs};
 use crate::control::{Effect, FaultRequest, Request, ZoneTo};
 use crate::output::{self, Usage};
@@ -141,6 +143,7 @@ fn request(command: &CtlCommand) -> Result<Request> {
         CtlCommand::Clear(clear) => Request::ClearFaults { id: clear.id },
         CtlCommand::Stats => Request::Stats {},
         CtlCommand::Dump => Request::Dump {},
+        CtlCommand::Resize(grow) => Request::Resize { capacity: sectors(grow.size)? },
         CtlCommand::Quit => Request::Quit {},
     })
 }
@@ -163,6 +166,11 @@ fn fault(which: &WhichArgs, effect: Effect, delay_ms: u32) -> Result<FaultReques
         sector: which.sector.map(|sector| sector.0),
         length: which.length.map(|length| length.0),
     })
+}
+
+fn sectors(size: Size) -> Result<u64, Usage> {
+    let sectors = Sector::from_bytes(size.0).map(|sectors| sectors.0);
+    sectors.ok_or_else(|| Usage(format!("--size {} is not a multiple of 512", size.0)))
 }
 
 /// A number of zones.
@@ -197,6 +205,13 @@ fn done_text(request: &Request, answer: &Map<String, Value>) -> String {
         Request::SetFault(_) => format!("fault {} is set\n", number_in(answer, "id")),
         Request::ClearFaults { .. } => format!("{} cleared\n", number_in(answer, "cleared")),
         Request::Quit {} => "the server has ended\n".to_owned(),
+        Request::Resize { capacity } => {
+            let zones = match answer.get("zone_count").and_then(Value::as_u64) {
+                Some(zones) => format!(": {zones} zones"),
+                None => String::new(),
+            };
+            format!("the disk is {} large now{zones}\n", Size::of(Sector(*capacity)))
+        }
         _ => String::new(),
     }
 }

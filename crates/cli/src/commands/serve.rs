@@ -25,6 +25,8 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let capabilities = json!({ "type": "block", "features": ["read-only", "blk-file"] });
         return output::json(&capabilities);
     }
+    // Dropped last: who waits for the end of the server sees it when nothing of it is left.
+    let _waiting;
     let source = source(args)?;
     let log: Arc<dyn Log> =
         Arc::new(Stderr { least: Stderr::least(args.output.quiet, args.verbose) });
@@ -53,9 +55,8 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let controlled = controlled.transpose()?;
     announce(args, socket.as_deref())?;
     let served = server.serve(&device, &shutdown).context("cannot go on serving");
-    // The image is left in order also when the server was not. Nobody changes it any more; who waits for
-    // the end sees it when this returns.
-    let _waiting = controlled.map(Controlled::stop);
+    // The image is left in order also when the server was not. Nobody changes it any more.
+    _waiting = controlled.map(Controlled::stop);
     drop(device);
     let closed = volume.close().context("the disk could not be left in order");
     if served.is_ok() && closed.is_ok() {

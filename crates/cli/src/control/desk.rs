@@ -128,6 +128,7 @@ impl Desk {
             Request::Stats {} => {
                 stats(&self.device.stats(), self.volume().shape().geometry.is_some())
             }
+            Request::Resize { capacity } => self.resize(Sector(capacity))?,
             Request::Dump {} => return Ok(Answer::Table),
             Request::Quit {} => return Ok(Answer::End),
         }))
@@ -150,9 +151,25 @@ impl Desk {
         let log = format_args!("control: zones from {zone} on are {name} now: {count}");
         self.log.log(Level::Info, log);
         // The image remembers already, whatever happens to this process; now for that of the host, too.
-        control::make_durable(self.volume())
-            .context("it is done, but would not survive the death of the host")?;
+        let durable = self.volume().make_durable();
+        durable.context("it is done, but would not survive the death of the host")?;
         Ok(json!({ "zone": zone, "count": count, "to": to }))
+    }
+
+    fn resize(&self, capacity: Sector) -> Result<Value> {
+        let zones = || self.volume().shape().geometry.map(|geometry| geometry.zone_count());
+        let (from, zones_before) = (self.device.capacity(), zones());
+        self.device.resize(capacity)?;
+        self.log.log(
+            Level::Info,
+            format_args!("control: the disk has {capacity} sectors now, from {from}"),
+        );
+        Ok(json!({
+            "capacity": capacity.0,
+            "capacity_before": from.0,
+            "zone_count": zones(),
+            "zone_count_before": zones_before,
+        }))
     }
 
     fn spec(&self, fault: &FaultRequest) -> Result<FaultSpec> {
