@@ -37,6 +37,22 @@ fn told_through(rig: &Rig, theirs: &OwnedFd) -> Raw {
     raw
 }
 
+/// A driver comes up, and one of its queues runs: its memory and kick.
+fn start(raw: &Raw) -> (OwnedFd, OwnedFd) {
+    let memory = raw.add_memory(1 << 20);
+    let kick = start_again(raw);
+    (memory, kick)
+}
+
+fn start_again(raw: &Raw) -> OwnedFd {
+    raw.accept_features();
+    raw.describe_queue(0);
+    let kick = raw.event(R::SET_VRING_KICK, 0);
+    assert_eq!(raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
+    assert_eq!((raw.status(11), raw.status(15)), (0, 0));
+    kick
+}
+
 fn socket() -> (Channel, OwnedFd) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     (Channel::new(ours), theirs.into())
@@ -73,14 +89,29 @@ fn whoever_is_attached_is_told_from_any_thread() {
     rig.device.announce_config_change();
     let (channel, theirs) = socket();
     let raw = told_through(&rig, &theirs);
+    // Nobody looks yet; whoever does then is told once.
+    rig.device.announce_config_change();
+    rig.device.announce_config_change();
+    goes_on(&raw);
+    assert!(!is_readable(&channel));
+    let _driver = start(&raw);
+    expect_change(&channel);
     for _ in 0..3 {
         let device = rig.device.clone();
         std::thread::spawn(move || device.announce_config_change()).join().unwrap();
         expect_change(&channel);
     }
     assert!(!is_readable(&channel));
-    // Also after a reset: the frontend gave the socket once.
+    // A queue that is stopped is nobody to tell either; and so is a driver that was reset.
+    raw.vring_base(0);
+    rig.device.announce_config_change();
+    assert!(!is_readable(&channel));
     assert_eq!(raw.status(0), 0);
+    rig.device.announce_config_change();
+    assert!(!is_readable(&channel));
+    // The frontend gave the socket once.
+    let _kick = start_again(&raw);
+    expect_change(&channel);
     rig.device.announce_config_change();
     expect_change(&channel);
     // Another socket takes the place of the first.
@@ -107,6 +138,7 @@ fn a_pipe_will_do_and_its_reader_needs_not_read() {
     for flags in [PipeFlags::CLOEXEC, PipeFlags::CLOEXEC | PipeFlags::NONBLOCK] {
         let (reader, writer) = pipe_with(flags).unwrap();
         let raw = told_through(&rig, &writer);
+        let _driver = start(&raw);
         let start = Instant::now();
         for _ in 0..20_000 {
             rig.device.announce_config_change();
@@ -138,6 +170,7 @@ fn a_frontend_that_does_not_read_or_says_too_much_holds_nobody_up() {
     let rig = rig();
     let (channel, theirs) = socket();
     let raw = told_through(&rig, &theirs);
+    let _driver = start(&raw);
     for _ in 0..20_000 {
         rig.device.announce_config_change();
     }
@@ -168,6 +201,7 @@ fn raw_fd(raw: &Raw) -> std::os::fd::BorrowedFd<'_> {
 fn an_odd_descriptor_is_refused_and_the_session_goes_on() {
     let rig = rig();
     let raw = Raw::negotiated(&rig.path, true);
+    let _driver = start(&raw);
     let event = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     let file = tempfile::tempfile().unwrap();
     let null = std::fs::File::open("/dev/null").unwrap();

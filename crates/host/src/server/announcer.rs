@@ -7,7 +7,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, read, write};
@@ -40,14 +40,26 @@ pub enum BackendChannelError {
 }
 
 /// A way to one frontend, once it has given one.
+///
+/// It is told while a queue of its runs, and else as soon as one does: before and after, there is no driver
+/// that would look, and QEMU 11.1 dies of a notification for a device that it has not started.
 pub(crate) struct Announcer {
-    line: Mutex<Option<Line>>,
+    state: Mutex<State>,
     log: Arc<dyn Log>,
+}
+
+#[derive(Default)]
+struct State {
+    line: Option<Line>,
+    /// A queue runs.
+    attended: bool,
+    /// There is something that the frontend was not told.
+    news: bool,
 }
 
 impl Announcer {
     pub(crate) fn new(log: Arc<dyn Log>) -> Self {
-        Self { line: Mutex::new(None), log }
+        Self { state: Mutex::default(), log }
     }
 
     /// From now on the frontend, whose connection to us is `connection`, is told through `fd`.
@@ -57,21 +69,44 @@ impl Announcer {
         connection: BorrowedFd<'_>,
     ) -> Result<(), BackendChannelError> {
         let line = Line::new(fd, connection)?;
-        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+        self.lock().line = Some(line);
         Ok(())
     }
 
-    /// Tells the frontend to look at configuration space and status, if it has given a way to. Never
-    /// waits.
+    /// Queues run, from now on, or none does.
+    pub(crate) fn attend(&self, attended: bool) {
+        let mut state = self.lock();
+        state.attended = attended;
+        if attended && state.news {
+            self.tell(state);
+        }
+    }
+
+    /// Tells the frontend to look at configuration space and status, now or when a queue runs, if it has
+    /// given a way to. Never waits.
     pub(crate) fn announce(&self) {
-        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(open) = &*line else { return };
+        let mut state = self.lock();
+        if state.attended { self.tell(state) } else { state.news = true }
+    }
+
+    /// The same, now: of what keeps queues from running.
+    pub(crate) fn insist(&self) {
+        self.tell(self.lock());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
+        state.news = false;
+        let Some(open) = &state.line else { return };
         match open.tell() {
             Ok(()) => {}
-            Err(Errno::PIPE | Errno::CONNRESET) => *line = None,
+            Err(Errno::PIPE | Errno::CONNRESET) => state.line = None,
             Err(errno) => {
-                *line = None;
-                drop(line);
+                state.line = None;
+                drop(state);
                 let error = io::Error::from(errno);
                 self.log.log(
                     Level::Warn,

@@ -212,7 +212,10 @@ impl<'a> Session<'a> {
 
     fn take(&mut self, frame: Frame) -> Result<Answer, RequestError> {
         let message = frame.into_frontend_message()?;
-        self.handle(message)
+        let outcome = self.handle(message);
+        // Before the frontend hears of it.
+        self.announcer.attend(self.rings.iter().any(Ring::is_running));
+        outcome
     }
 
     fn patience(&self) -> Patience<'a> {
@@ -526,7 +529,9 @@ impl<'a> Session<'a> {
             if let Err(fault) = ring.start(&around) {
                 ring.set_kick(Kick::None);
                 self.status |= DeviceStatus::NEEDS_RESET;
-                around.announcer.inspect(|announcer| announcer.announce());
+                if self.status.contains(DeviceStatus::DRIVER_OK) {
+                    self.announcer.insist();
+                }
                 let why = Chain(&fault);
                 self.log.log(Level::Warn, format_args!("queue {index} does not start: {why}"));
                 // There are at most 2^16 queues.
