@@ -140,7 +140,7 @@
 //! (`tests/allocations.rs` counts). For a report, the list of zones that it answers with, and two bytes for
 //! each zone while it is in flight; for a reset of all zones and for lists of ranges, a list of their size.
 //! Calls that block and take slices allocate buffers to copy through. A queue allocates when it is set up,
-//! some 21 KiB of shared memory with 256 descriptors, and 16 bytes are kept for each zone
+//! 35 KB of shared memory with 256 descriptors, and 16 bytes are kept for each zone
 //! ([`Checks::Full`]).
 //!
 //! # Devices that do not keep to the specification
@@ -153,9 +153,9 @@
 //! - accepts ZONED from a host-managed device always, or does not drive it
 //!   ([`ProbeError::HostManagedRefused`]): there FEATURES_OK is set also without (8);
 //! - starts every segment of data at a multiple of 4096, as that device wants it of appends (144);
-//! - takes a `size_max` of 0 for no limit (16);
-//! - takes IOERR and ZONE_INVALID_CMD as answers to any zone request: that device has no others (46, 51, 59).
-//!   What they mean is known from a report, and with [`Checks::Full`] most are not provoked.
+//! - makes nothing of which error it is that a zone request answers with: that device has ZONE_INVALID_CMD
+//!   for limits and IOERR for writes (46, 59). After a failed write a zone is asked how it is, before the
+//!   next one.
 #![no_std]
 
 extern crate alloc;

@@ -6,9 +6,10 @@ mod fake;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::rc::Rc;
 
-use fake::{Fake, FakeDriver, Memory, drive};
-use zvb_driver::{Buffer, Completion, Request, Sector};
+use fake::{Fake, FakeDriver, Memory, Wire, drive};
+use zvb_driver::{Buffer, Checks, Completion, Disk, Dma, DmaRegion, Options, Request, Sector};
 
 thread_local! {
     /// Allocations since counting began; `None` while nobody counts.
@@ -97,4 +98,36 @@ fn reports_allocate_what_they_answer() {
     drop(done);
     let (_, reset_all) = go(&mut disk, Request::ResetAll);
     assert_eq!(reset_all, 2);
+}
+
+/// Memory that knows how much of it is in use.
+#[derive(Clone)]
+struct Metered(Memory, Rc<Cell<usize>>);
+
+// SAFETY: all is the other's.
+unsafe impl Dma for Metered {
+    fn alloc(&self, len: usize, align: usize) -> Option<DmaRegion> {
+        self.1.set(self.1.get() + len);
+        self.0.alloc(len, align)
+    }
+
+    unsafe fn free(&self, region: DmaRegion) {
+        self.1.set(self.1.get() - region.len);
+        // SAFETY: the caller's promise.
+        unsafe { self.0.free(region) }
+    }
+}
+
+/// The other number that the documentation gives: what the device shares of a queue of 256 descriptors.
+#[test]
+fn a_queue_takes_35_kilobytes() {
+    let fake = Fake::zoned();
+    let used = Rc::new(Cell::new(0));
+    let memory = Metered(fake.borrow().memory.clone(), Rc::clone(&used));
+    let options = Options { checks: Checks::Minimal, ..Options::default() };
+    let disk = Disk::probe(Wire(Rc::clone(&fake)), memory, &options).unwrap();
+    assert_eq!(disk.depth(0), 256);
+    assert_eq!(used.get(), 35_398);
+    drop(disk);
+    assert_eq!(used.get(), 0);
 }
