@@ -97,6 +97,8 @@ fn an_image_that_is_served_is_left_alone() {
         assert_eq!(run.code(), 1, "{line:?}");
         assert!(run.err().contains("another process has the image open"), "{}", run.err());
     }
+    let run = place.run(&["resize", "d.zvb", "--size", "128M"]);
+    assert!(run.err().contains("zvb ctl resize"), "{}", run.err());
     assert!(!place.path("e.zvb").exists());
     place.run(&["check", "d.zvb", "--force"]).ok();
     assert_eq!(place.run(&["dump", "d.zvb"]).json()["zones"][2]["cond"], "full");

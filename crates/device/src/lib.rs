@@ -6,7 +6,8 @@
 //! - [`Lane`] is one queue: it owns the queue and an I/O engine, and does its work in *turns* that never
 //!   wait. Whoever drives it (a thread, a simulator) decides when.
 //!
-//! [`Device::resize`] makes the disk larger under all of them.
+//! [`Device::resize`] makes the disk larger under all of them, [`Device::force_zones`] makes zones fail, and
+//! [`Device::set_fault`] requests. [`Device::stats`] counts.
 //!
 //! A turn takes every chain that is there, decides what concerns zones under one short lock, starts all
 //! I/O in one batch, and answers what is finished. The lock is never held across I/O.

@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::json;
 use zvb_storage::{
     CheckOptions, CheckReport, CloneError, CloneOptions, Cloned, CreateError, Finding, Image,
-    OpenError, Progress, Recovery, Refusal, RepairReport, Severity, check, inspect, repair, resize,
+    OpenError, Progress, Recovery, Refusal, RepairReport, ResizeError, Severity, check, inspect,
+    repair, resize,
 };
 use zvb_wire::Sector;
 
@@ -147,7 +148,13 @@ pub(super) fn run_resize(args: &ResizeArgs) -> Result<()> {
         return Err(Usage(format!("--size {} is not a multiple of 512", args.size.0)).into());
     };
     let before = inspect(&args.file)?;
-    resize(&args.file, capacity)?;
+    resize(&args.file, capacity).map_err(|error| match &error.reason {
+        ResizeError::Image(Refusal::InUse { .. }) => {
+            let text = format!("{error}; one served with --control is resized by `zvb ctl resize`");
+            anyhow::Error::new(error).context(text)
+        }
+        _ => error.into(),
+    })?;
     let zones = |geometry: Option<zvb_zones::Geometry>| geometry.map_or(0, |g| g.zone_count());
     let after = inspect(&args.file)?;
     let (from, to) = (zones(before.geometry), zones(after.geometry));
