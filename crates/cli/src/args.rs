@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 pub(crate) mod ctl;
 pub(crate) mod image;
+pub(crate) mod manual;
 
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
@@ -87,6 +88,10 @@ pub(crate) enum Command {
     /// Try what the virtio specification asks of a device. It destroys what is on the disk
     #[command(after_help = CONFORM_HELP)]
     Conform(ConformArgs),
+    /// Print completions for a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write one for each command
+    Man(manual::ManArgs),
 }
 
 const REPORT_HELP: &str = "\
@@ -207,11 +212,11 @@ pub(crate) struct ServeArgs {
     pub(crate) blk_file: Option<PathBuf>,
 
     /// Make a socket here and listen on it
-    #[arg(long, short, value_name = "PATH", conflicts_with = "fd",
-          required_unless_present_any = ["fd", "print_capabilities"])]
+    #[arg(long, short, value_name = "PATH", conflicts_with = "fd")]
     pub(crate) socket_path: Option<PathBuf>,
 
-    /// Use this inherited file descriptor: a listening socket, or one that is connected
+    /// Use this inherited file descriptor: a listening socket, or one that is connected [default: the
+    /// socket that a service manager hands over]
     #[arg(long, value_name = "N")]
     pub(crate) fd: Option<i32>,
 
@@ -519,7 +524,7 @@ mod tests {
         assert!(parse("zvb serve --blk-file d.zvb --fd 3").is_ok());
         assert!(parse("zvb serve d.zvb --fd 3 --socket-path s").is_err());
         assert!(parse("zvb serve d.zvb --blk-file d.zvb --fd 3").is_err());
-        assert!(parse("zvb serve d.zvb").is_err());
+        assert!(parse("zvb serve d.zvb").is_ok(), "a service manager may hand a socket over");
         assert!(parse("zvb serve --socket-path s").is_err());
         assert!(parse("zvb reset --socket-path s --all --zone 1").is_err());
         assert!(parse("zvb report --socket-path s --zone 1 --sector 2").is_err());

@@ -10,6 +10,7 @@ mod demo;
 mod detach;
 mod image;
 mod info;
+mod manual;
 mod plain;
 mod report;
 mod serve;
@@ -31,6 +32,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Load(args) => states::run_load(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Attach(args) => attach::run(&args),
+        Command::Completions(args) => manual::run_completions(&args),
+        Command::Man(args) => manual::run_man(&args),
         Command::Detach(args) => detach::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Report(args) => report::run(&args),

@@ -18,6 +18,7 @@ use crate::args::ServeArgs;
 use crate::attach::Attach;
 use crate::control::desk;
 use crate::output::{self, Usage};
+use crate::service::{self, Manager};
 use crate::source::Source;
 
 pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
@@ -28,12 +29,14 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // Dropped last: who waits for the end of the server sees it when nothing of it is left.
     let _waiting;
     let source = source(args)?;
+    let handed_over = service::handed_over()?;
+    let manager = Manager::from_environment().context("cannot reach who NOTIFY_SOCKET names")?;
     let log: Arc<dyn Log> =
         Arc::new(Stderr { least: Stderr::least(args.output.quiet, args.verbose) });
     let shutdown = Shutdown::on_signals().context("cannot take signals")?;
     // The socket comes first: when another server is there, the image is not touched.
     let options = ServerOptions { log: Arc::clone(&log) };
-    let (server, socket) = bind(args, options)?;
+    let (server, socket) = bind(args, handed_over, options)?;
     let control = args.control.as_deref().map(desk::bind).transpose()?;
     let volume = source.open(&args.source, &log)?;
     let options = DeviceOptions {
@@ -54,7 +57,9 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let controlled = control.map(|control| desk::start(control, &device, &shutdown, &log));
     let controlled = controlled.transpose()?;
     announce(args, socket.as_deref())?;
+    manager.ready();
     let served = server.serve(&device, &shutdown).context("cannot go on serving");
+    manager.stopping();
     // The image is left in order also when the server was not. Nobody changes it any more.
     _waiting = controlled.map(Controlled::stop);
     drop(device);
@@ -93,8 +98,13 @@ fn source(args: &ServeArgs) -> Result<Source, Usage> {
     }
 }
 
-fn bind(args: &ServeArgs, options: ServerOptions) -> anyhow::Result<(Server, Option<PathBuf>)> {
-    if let Some(fd) = args.fd {
+fn bind(
+    args: &ServeArgs,
+    handed_over: Option<i32>,
+    options: ServerOptions,
+) -> anyhow::Result<(Server, Option<PathBuf>)> {
+    let handed_over = handed_over.filter(|_| args.socket_path.is_none());
+    if let Some(fd) = args.fd.or(handed_over) {
         let fd = inherited(fd).with_context(|| format!("cannot use file descriptor {fd}"))?;
         return Ok((Server::from_fd(fd, options).context("cannot serve on it")?, None));
     }
