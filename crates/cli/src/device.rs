@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use zvb_driver::{Checks, Disk, Error, Info, Options, RequestError, ZonedInfo};
+use zvb_driver::{
+    Checks, Disk, Error, Info, Invalid, Options, RequestError, SubmitError, ZonedInfo,
+};
 use zvb_host::client::{self, ClientError, SharedMemory, VhostUser};
 use zvb_wire::Sector;
 
@@ -173,6 +175,10 @@ fn explain_connect(error: ClientError, path: &Path) -> anyhow::Error {
 pub(crate) fn explain(error: Error<ClientError>) -> anyhow::Error {
     match error {
         Error::Request(request) => explain_request(request),
+        Error::Invalid(invalid) => match advice(&invalid) {
+            Some(next) => anyhow::anyhow!("{invalid}; {next}"),
+            None => invalid.into(),
+        },
         other => anyhow::Error::new(other),
     }
 }
@@ -188,4 +194,30 @@ pub(crate) fn explain_request(error: RequestError) -> anyhow::Error {
         _ => return error.into(),
     };
     anyhow::Error::new(error).context(format!("{error}; {next}"))
+}
+
+/// A request that the driver did not send: what it was to do, why not, and what can be done about it.
+pub(crate) fn explain_refusal(error: SubmitError, what: &str) -> anyhow::Error {
+    match &error {
+        SubmitError::Invalid(invalid) => match advice(invalid) {
+            Some(next) => anyhow::anyhow!("cannot {what}: {invalid}; {next}"),
+            None => anyhow::anyhow!("cannot {what}: {invalid}"),
+        },
+        _ => anyhow::Error::new(error).context(format!("cannot {what}")),
+    }
+}
+
+/// What to do instead of something that no driver may send to this device.
+fn advice(invalid: &Invalid) -> Option<&'static str> {
+    Some(match invalid {
+        Invalid::Misaligned { .. } => "use an address and a length that are multiples of that",
+        Invalid::PastCapacity { .. } => "use less, or an address further in front",
+        Invalid::PastZoneCapacity { .. } => {
+            "`zvb report` shows how much room is left, and `zvb append` goes on in the next zone"
+        }
+        Invalid::AcrossZones { .. } => "write to each zone by itself",
+        Invalid::ReadOnly => "its server was started with --read-only, or its image allows no more",
+        Invalid::NotZoneStart(_) => "`zvb report` shows where zones start",
+        _ => return None,
+    })
 }

@@ -98,7 +98,7 @@ pub(crate) enum ShapeError {
     #[error(
         "{count} zones of {zone_size} are more than the {limit} that a disk may have; use a --zone-size of {enough} or more"
     )]
-    TooManyZones { count: u64, zone_size: Size, limit: u32, enough: Size },
+    TooManyZones { count: u64, zone_size: Size, limit: u32, enough: String },
     #[error("--conventional {asked}: the disk has only {count} zones")]
     Conventional { asked: u32, count: u32 },
     #[error(
@@ -107,6 +107,10 @@ pub(crate) enum ShapeError {
     Limits { open: u32, active: u32 },
     #[error("--max-append {0}: use less than 2 TiB")]
     MaxAppend(Size),
+    #[error(
+        "--max-append {append}: no zone has room for more than its capacity; use at most {capacity}"
+    )]
+    AppendAboveCapacity { append: Size, capacity: Size },
     #[error("{option} needs zones; leave it out, or use --model host-managed or host-aware")]
     NotZoned { option: &'static str },
     #[error("these zones make no disk")]
@@ -206,9 +210,16 @@ impl ShapeArgs {
             write_granularity: block_size,
         };
         Geometry::new(spec).map_err(|error| explain(error, &spec, size))?;
+        if spec.max_append > spec.zone_capacity {
+            let capacity = Size::of(spec.zone_capacity);
+            return Err(ShapeError::AppendAboveCapacity { append, capacity });
+        }
         Ok(spec)
     }
 }
+
+/// A zone has fewer bytes.
+const ZONE_BYTES_END: u64 = 1 << 41;
 
 /// 256M; on smaller disks the power of two that gives at least [`ZONES_MIN`] zones.
 fn default_zone_size(size: Size, block: u64) -> Size {
@@ -238,8 +249,13 @@ fn explain(error: GeometryError, spec: &GeometrySpec, size: Size) -> ShapeError 
             ShapeError::ZoneCapacity { capacity: Size::of(capacity), size: zone_size }
         }
         GeometryError::TooManyZones { count, limit } => {
-            let least = size.0.div_ceil(u64::from(limit)).next_power_of_two();
-            ShapeError::TooManyZones { count, zone_size, limit, enough: Size(least) }
+            let least = size.0.div_ceil(u64::from(limit));
+            // A power of two, unless a zone can not have so much.
+            let enough = match least.next_power_of_two() {
+                round if round < ZONE_BYTES_END => Size(round).to_string(),
+                _ => format!("{}G", least.div_ceil(1 << 30)),
+            };
+            ShapeError::TooManyZones { count, zone_size, limit, enough }
         }
         GeometryError::Conventional { conventional, count } => {
             ShapeError::Conventional { asked: conventional, count }
@@ -326,5 +342,13 @@ mod tests {
         assert!(refused(limits, 1 << 20).contains("at most 2"));
         assert!(refused(|a| a.max_append = Some(Size(100)), 1 << 20).contains("4096 would work"));
         assert!(refused(|a| a.max_append = Some(Size(4 << 40)), 1 << 20).contains("--max-append"));
+        let above = refused(|a| a.max_append = Some(Size(1 << 20)), 1 << 20);
+        assert!(
+            above.contains("--max-append 1 MiB") && above.contains("at most 64 KiB"),
+            "{above}"
+        );
+        // No power of two would do.
+        let huge = refused(same, 7 << 60);
+        assert!(huge.contains("--zone-size of 1792G or more"), "{huge}");
     }
 }

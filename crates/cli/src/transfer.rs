@@ -9,7 +9,7 @@ use zvb_driver::{Answer, Buffer, Completion, Request, Token};
 use zvb_host::client::SharedMemory;
 use zvb_wire::{SECTOR_BYTES, Sector};
 
-use crate::device::{Connect, Device, MEMORY_BYTES, explain_request};
+use crate::device::{Connect, Device, MEMORY_BYTES, explain_refusal, explain_request};
 use crate::input::Input;
 use crate::output::OutputGone;
 
@@ -114,15 +114,21 @@ impl<'d> Pipeline<'d> {
         at: Sector,
         bytes: usize,
     ) -> anyhow::Result<()> {
+        let verb = match &request {
+            Request::Read { .. } => "read",
+            Request::Append { .. } => "append",
+            _ => "write",
+        };
         match self.device.disk.submit(0, request) {
             Ok(token) => {
                 self.pending.push_back(Pending { token, at, bytes, completion: None });
                 Ok(())
             }
-            Err(rejected) => Err(anyhow::Error::new(rejected.error).context(format!(
-                "cannot send a request at sector {at}{}",
-                self.device.in_zone(at)
-            ))),
+            Err(rejected) => {
+                let place = self.device.in_zone(at);
+                let what = format!("{verb} {bytes} bytes at sector {at}{place}");
+                Err(explain_refusal(rejected.error, &what))
+            }
         }
     }
 

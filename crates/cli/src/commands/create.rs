@@ -1,5 +1,6 @@
 //! `zvb create`.
 
+use rustix::io::Errno;
 use serde::Serialize;
 use zvb_storage::{CreateError, CreateOptions, Image};
 
@@ -31,6 +32,14 @@ pub(super) fn run(args: &CreateArgs) -> anyhow::Result<()> {
     Image::create(file, &options).map_err(|error| match error {
         CreateError::Exists(_) => {
             let text = format!("{error}; use another name, or --force to replace it");
+            anyhow::Error::new(error).context(text)
+        }
+        CreateError::Io { ref source, .. } if Errno::from_io_error(source) == Some(Errno::FBIG) => {
+            let size = args.size;
+            let text = format!(
+                "{error}: its file system takes no file of {size}; use a smaller --size, or another file \
+                 system"
+            );
             anyhow::Error::new(error).context(text)
         }
         other => other.into(),
