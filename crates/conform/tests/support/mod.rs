@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 pub mod aged;
+pub mod bites;
 pub mod liar;
 
 use std::path::PathBuf;
