@@ -72,10 +72,18 @@ pub(crate) const SUPPORTED: Features = Features::SIZE_MAX
     .union(Features::INDIRECT_DESC)
     .union(Features::EVENT_IDX)
     .union(Features::VERSION_1)
-    .union(Features::ACCESS_PLATFORM);
+    .union(Features::ACCESS_PLATFORM)
+    .union(ORDERED);
+
+/// The fences of this processor order also what a device sees that is none (ORDER_PLATFORM).
+const ORDERED: Features = match cfg!(any(target_arch = "x86", target_arch = "x86_64")) {
+    true => Features::ORDER_PLATFORM,
+    false => Features::empty(),
+};
 
 /// Features that are accepted where the transport does them.
-pub(crate) const TRANSPORTS: Features = Features::NOTIF_CONFIG_DATA.union(Features::RING_RESET);
+pub(crate) const TRANSPORTS: Features =
+    Features::NOTIF_CONFIG_DATA.union(Features::RING_RESET).union(Features::ORDER_PLATFORM);
 
 /// The most data segments that the driver makes of a buffer, whatever the device would take. A buffer is
 /// contiguous, so this matters only where SIZE_MAX is small.

@@ -34,8 +34,9 @@ pub trait Transport {
     /// Sets the device status field. A transport without one keeps what was set and answers with it.
     fn set_status(&mut self, status: DeviceStatus) -> Result<(), Self::Error>;
 
-    /// Features that are the transport's affair, and that it does: NOTIF_CONFIG_DATA, RING_RESET. Others
-    /// are not looked at.
+    /// Features that are the transport's affair, and that it does: NOTIF_CONFIG_DATA, RING_RESET, and
+    /// ORDER_PLATFORM where the fences between processors order what the device sees too (on x86 they
+    /// always do). Others are not looked at.
     fn transport_features(&self) -> Features {
         Features::empty()
     }

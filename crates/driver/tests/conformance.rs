@@ -495,7 +495,8 @@ fn c152_only_features_that_are_offered_and_known_are_accepted() {
         | Features::INDIRECT_DESC
         | Features::EVENT_IDX
         | Features::VERSION_1
-        | Features::ACCESS_PLATFORM;
+        | Features::ACCESS_PLATFORM
+        | if cfg!(target_arch = "x86_64") { Features::ORDER_PLATFORM } else { Features::empty() };
     for bit in 0..64 {
         let fake = Fake::plain();
         let bit = Features::from_bits_retain(1 << bit);
