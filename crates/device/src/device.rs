@@ -109,6 +109,8 @@ pub struct Device {
     pub(crate) options: DeviceOptions,
     /// As the volume says.
     pub(crate) runs_commands: bool,
+    /// A lane has panicked: what it had in flight will never end.
+    pub(crate) crippled: AtomicBool,
     /// That the volume has failed was told.
     told_failure: AtomicBool,
     pub(crate) faults: Faults,
@@ -171,6 +173,7 @@ impl Device {
             generation: AtomicU32::new(0),
             resizing: Mutex::default(),
             runs_commands,
+            crippled: AtomicBool::new(false),
             told_failure: AtomicBool::new(false),
             offered,
             config,
@@ -191,6 +194,12 @@ impl Device {
     /// The largest queue that is taken.
     pub fn max_queue_size(&self) -> u16 {
         self.options.max_queue_size
+    }
+
+    /// True when a lane has panicked, which is a fault of this program. Requests may wait for what it had in
+    /// flight, and for ever: there should be no other guest. What is in the volume is right.
+    pub fn is_crippled(&self) -> bool {
+        self.crippled.load(Ordering::Acquire)
     }
 
     /// True when the medium has failed for good: see [`Volume::has_failed`]. Whoever listens is told the

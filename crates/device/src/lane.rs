@@ -101,8 +101,13 @@ pub struct Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        let device = &self.session.device;
+        if std::thread::panicking() {
+            device.crippled.store(true, Ordering::Release);
+            self.session.rouse_all(Some(self.index));
+        }
         debug_assert!(
-            std::thread::panicking() || self.in_flight() == 0,
+            device.is_crippled() || self.in_flight() == 0,
             "a lane was dropped with requests in flight"
         );
         self.session.mailboxes[usize::from(self.index)].set_wake(None);
@@ -196,6 +201,14 @@ impl Lane {
     /// Requests taken and not answered.
     pub fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// True when what is in flight waits for nothing but a lane that has panicked, or may: it will never be
+    /// answered.
+    pub fn is_stuck(&self) -> bool {
+        let waits = |slot: &&Slot| matches!(slot.stage, Stage::Parked | Stage::Held);
+        let waiting = self.slots.iter().filter(waits).count();
+        self.session.device.is_crippled() && waiting > 0 && waiting == self.in_flight()
     }
 
     /// The index of the next chain that would be taken: where a queue goes on after a stop.

@@ -167,9 +167,13 @@ impl Session {
 
     /// Tells every lane that waits, but `except`, that it may go on.
     pub(crate) fn retry_all(&self, except: Option<u16>) {
-        if self.waiting.load(Ordering::Relaxed) == 0 {
-            return;
+        if self.waiting.load(Ordering::Relaxed) != 0 {
+            self.rouse_all(except);
         }
+    }
+
+    /// Has every lane but `except` take a turn.
+    pub(crate) fn rouse_all(&self, except: Option<u16>) {
         for (index, mailbox) in self.mailboxes.iter().enumerate() {
             if except.is_none_or(|except| index != usize::from(except)) {
                 mailbox.post(Mail::Retry);

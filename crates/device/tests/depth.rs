@@ -53,6 +53,27 @@ fn a_write_that_fails_takes_those_behind_it_along() {
 }
 
 #[test]
+fn who_waits_for_a_lane_that_panicked_knows_that_it_is_for_ever() {
+    let volume = TestVolume::zoned(small(Model::HostManaged, 0, 0));
+    let session = session(&volume);
+    let (mut a, mut b) = (Guest::new(&session, 0), Guest::new(&session, 1));
+    volume.manual();
+    a.send_write(32, &pattern(1, 8));
+    a.turn();
+    b.send(&[&Guest::header(RequestType::ZONE_RESET, 32)], &[1]);
+    b.turn();
+    assert_eq!((b.lane.in_flight(), b.lane.is_stuck()), (1, false));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _lane = a;
+        panic!("on purpose");
+    }));
+    assert!(panicked.is_err());
+    assert!(!b.lane.prepare_sleep(), "it was told");
+    b.turn();
+    assert!(b.lane.is_stuck());
+}
+
+#[test]
 fn a_reset_goes_behind_the_writes_in_flight_of_another_queue() {
     let volume = TestVolume::zoned(small(Model::HostManaged, 0, 0));
     let session = session(&volume);

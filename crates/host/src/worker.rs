@@ -326,7 +326,7 @@ impl Runner {
             }
             self.notice_lost_memory();
             self.notice_broken_ring();
-            if self.stopping && self.lane.in_flight() == 0 {
+            if self.stopping && (self.lane.in_flight() == 0 || self.lane.is_stuck()) {
                 return Stopped {
                     next_available: self.lane.next_available(),
                     retired: self.retired,

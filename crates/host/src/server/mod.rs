@@ -69,6 +69,9 @@ pub enum ServeError {
     /// Waiting failed.
     #[error("cannot wait for a frontend")]
     Wait(#[source] io::Error),
+    /// A queue's thread panicked.
+    #[error("a queue's thread failed, which is a fault of this program; start it again")]
+    Crippled,
 }
 
 /// A vhost-user back end on a Unix socket.
@@ -110,6 +113,9 @@ impl Server {
                 while wait_readable(fd.as_fd(), shutdown, None)? {
                     if let Some(stream) = self.accept(fd, shutdown)? {
                         self.session(device, stream, shutdown);
+                        if device.is_crippled() {
+                            return Err(ServeError::Crippled);
+                        }
                     }
                 }
             }
