@@ -8,6 +8,7 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -324,6 +325,45 @@ fn a_disk_grows_while_it_is_served_and_is_still_larger_after_a_kill() {
     for zone in ["2", "12"] {
         assert!(place.drive("read", &["--zone", zone]).stdout == data);
     }
+}
+
+#[test]
+fn zones_and_requests_that_fail_under_load_leave_the_image_sound() {
+    let (place, mut server) = served(&["--queues", "2"]);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for seed in 0..2 {
+            let (place, ended) = (&place, &ended);
+            scope.spawn(move || {
+                let data = bytes(seed, 256 << 10);
+                while !ended.load(Ordering::Relaxed) {
+                    // Whatever comes of it.
+                    place.input("append", &["--zone", "1"], &data);
+                    place.drive("reset", &["--zone", "2"]);
+                }
+            });
+        }
+        for byte in bytes(7, 60) {
+            let zone = (1 + byte % 7).to_string();
+            let run = match byte >> 5 {
+                0 => ctl(&place, &["read-only", "--zone", &zone]),
+                1 => ctl(&place, &["offline", "--zone", &zone]),
+                2..=4 => ctl(&place, &["restore", "--zone", &zone]),
+                5 => ctl(&place, &["fail", "append,reset", "--next", "3"]),
+                6 => ctl(&place, &["tear", "append", "--zone", &zone, "--delay", "3"]),
+                _ => ctl(&place, &["clear"]),
+            };
+            // Only what is in the way of a zone that is to be sound again is ever refused.
+            let busy = run.err().contains("in flight") || run.err().contains("limit of active");
+            assert!(run.code() == 0 || busy, "{}", run.err());
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    let told = ctl(&place, &["dump"]).json()["zones"].clone();
+    server.kill();
+    place.run(&["check", "d.zvb", "--deep"]).ok();
+    let found = place.run(&["dump", "d.zvb"]).json()["zones"].clone();
+    assert_eq!(found, told);
 }
 
 /// Silly clients, while the server goes on; its walls stand, since they are there by default.
