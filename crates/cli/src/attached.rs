@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 /// Where the files are: gone with the next boot, as the disks are.
-const FOLDER: &str = "/run/zvb";
+pub(crate) const FOLDER: &str = "/run/zvb";
 
 /// One disk that is attached.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
@@ -22,12 +22,8 @@ pub(crate) struct Attached {
     pub(crate) pid: i32,
     /// What it is made of, as `zvb attach` takes it; a path is absolute.
     pub(crate) source: String,
-    /// Request queues.
-    pub(crate) queues: u16,
-    /// Nothing may change.
-    pub(crate) read_only: bool,
-    /// SECURE_ERASE is offered.
-    pub(crate) secure_erase: bool,
+    /// The command that attached it.
+    pub(crate) command: Vec<String>,
     /// The block device, once there is one.
     pub(crate) disk: Option<PathBuf>,
 }
@@ -123,9 +119,7 @@ mod tests {
             name: "d".into(),
             pid: 7,
             source: "/images/d.zvb".into(),
-            queues: 2,
-            read_only: false,
-            secure_erase: false,
+            command: vec!["zvb".into(), "attach".into(), "d.zvb".into()],
             disk: None,
         };
         record

@@ -6,5 +6,7 @@ mod guest;
 mod shared;
 pub(crate) mod signal;
 pub(crate) mod vduse;
+mod words;
 
 pub(crate) use shared::SharedMapping;
+pub(crate) use words::SharedWords;

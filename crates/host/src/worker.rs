@@ -21,6 +21,7 @@ use zvb_ring::{DeviceQueue, GuestMemory, QueueConfig, SetupError};
 use crate::polling::Polling;
 use crate::server::event::{Bell, PeerEvent};
 use crate::server::log::{Level, Log};
+use crate::vduse::QueueLedger;
 
 /// How often a queue without a kick is looked at.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
@@ -63,11 +64,20 @@ pub(crate) struct Job {
     /// Readable when there are new chains; `None`: look often.
     pub(crate) kick: Option<Arc<PeerEvent>>,
     pub(crate) signals: Signals,
+    /// Where it is written down what is in flight.
+    pub(crate) ledger: Option<Remembered>,
     pub(crate) log: Arc<dyn Log>,
     /// To be cut when the driver's memory is taken away.
     pub(crate) session: Arc<dyn Cut>,
     /// Told when the driver must look at the status.
     pub(crate) announcer: Option<Arc<dyn ConfigListener>>,
+}
+
+/// Where a queue writes down what is in flight.
+pub(crate) struct Remembered {
+    pub(crate) ledger: QueueLedger,
+    /// A process before this one served the queue, and died: its chains come first.
+    pub(crate) taken_over: bool,
 }
 
 /// What a worker signals.
@@ -238,7 +248,8 @@ fn run(
 ) {
     let _cut = CutOnPanic(Arc::clone(&job.session));
     // Each is received: `start` and `wait` do not return without.
-    let lane = match make_lane(&job, &bell) {
+    let mut job = job;
+    let lane = match make_lane(&mut job, &bell) {
         Ok(lane) => lane,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -282,11 +293,24 @@ impl Drop for CutOnPanic {
     }
 }
 
-fn make_lane(job: &Job, bell: &Arc<Bell>) -> Result<Lane, StartError> {
+fn make_lane(job: &mut Job, bell: &Arc<Bell>) -> Result<Lane, StartError> {
     let view = Arc::clone(&job.memory).view();
     let next_used = DeviceQueue::used_index(&*view, job.queue.used).ok_or(StartError::UsedRing)?;
-    let queue = DeviceQueue::new(view, QueueConfig { next_used, ..job.queue })?;
+    let mut config = QueueConfig { next_used, ..job.queue };
     let wake: Arc<dyn Wake> = Arc::<Bell>::clone(bell);
+    let Some(Remembered { mut ledger, taken_over }) = job.ledger.take() else {
+        return Ok(job.guest.lane(job.index, DeviceQueue::new(view, config)?, wake)?);
+    };
+    let mut unanswered = Vec::new();
+    if taken_over {
+        unanswered = ledger.unanswered(next_used);
+        // Every chain that was ever taken is answered, or among these, of which there are at most 2^15.
+        config.next_available = next_used.wrapping_add(unanswered.len() as u16);
+    } else {
+        ledger.clear();
+    }
+    let mut queue = DeviceQueue::new(view, config)?;
+    queue.remember(Box::new(ledger), unanswered);
     Ok(job.guest.lane(job.index, queue, wake)?)
 }
 

@@ -8,11 +8,11 @@ use serde_json::json;
 use zvb_device::{Device, DeviceOptions};
 use zvb_host::control::Controlled;
 use zvb_host::server::{Level, Log, LogObserver, Shutdown};
-use zvb_host::vduse::{Attachment, Outcome, TRANSPORT};
+use zvb_host::vduse::{AttachOptions, Attachment, Outcome, TRANSPORT};
 
 use super::serve::Stderr;
 use crate::args::attach::AttachArgs;
-use crate::attached::{Attached, Record};
+use crate::attached::{Attached, FOLDER, Record};
 use crate::control::desk;
 use crate::output;
 use crate::source::Source;
@@ -21,13 +21,21 @@ pub(super) fn run(args: &AttachArgs) -> anyhow::Result<()> {
     let log: Arc<dyn Log> =
         Arc::new(Stderr { least: Stderr::least(args.output.quiet, args.verbose) });
     let shutdown = Shutdown::on_signals().context("cannot take signals")?;
-    serve(args, &shutdown, &log, |attached, disk| announce(args, &attached.name, disk))
+    let end = End { shutdown, force: false };
+    serve(args, &end, &log, |attached, disk| announce(args, &attached.name, disk))
 }
 
-/// Attaches a disk and serves it until `shutdown`.
+/// When a disk is taken back.
+pub(super) struct End {
+    pub(super) shutdown: Shutdown,
+    /// Whoever uses it.
+    pub(super) force: bool,
+}
+
+/// Attaches a disk and serves it to its end.
 pub(super) fn serve(
     args: &AttachArgs,
-    shutdown: &Shutdown,
+    end: &End,
     log: &Arc<dyn Log>,
     ready: impl FnOnce(&Attached, &Path),
 ) -> anyhow::Result<()> {
@@ -42,9 +50,7 @@ pub(super) fn serve(
         name: name.clone(),
         pid: std::process::id().cast_signed(),
         source: absolute(&args.disk, &source),
-        queues: args.queues.get(),
-        read_only: args.source.read_only,
-        secure_erase: args.secure_erase,
+        command: std::env::args().collect(),
         disk: None,
     };
     let control = args.control.as_deref().map(desk::bind).transpose()?;
@@ -58,9 +64,16 @@ pub(super) fn serve(
         ..DeviceOptions::default()
     };
     let device = Device::new(Arc::clone(&volume), options).context("cannot make a device of it")?;
-    let controlled = control.map(|control| desk::start(control, &device, shutdown, log));
+    let controlled = control.map(|control| desk::start(control, &device, &end.shutdown, log));
     let controlled = controlled.transpose()?;
-    let served = with_kernel(&device, shutdown, log, &mut attached, &mut record, ready);
+    let options = AttachOptions {
+        folder: FOLDER.into(),
+        // A disk in memory was gone with the process that served it.
+        take_over: end.force || matches!(source, Source::Image(_)),
+        force: end.force,
+        log: Arc::clone(log),
+    };
+    let served = with_kernel(&device, &end.shutdown, options, &mut attached, &mut record, ready);
     // Nobody changes the disk any more.
     _waiting = controlled.map(Controlled::stop);
     drop(device);
@@ -87,12 +100,17 @@ pub(super) fn serve(
 fn with_kernel(
     device: &Arc<Device>,
     shutdown: &Shutdown,
-    log: &Arc<dyn Log>,
+    options: AttachOptions,
     attached: &mut Attached,
     record: &mut Record,
     ready: impl FnOnce(&Attached, &Path),
 ) -> anyhow::Result<Outcome> {
-    let attachment = Attachment::new(&attached.name, device, Arc::clone(log))?;
+    let log = Arc::clone(&options.log);
+    let attachment = Attachment::new(&attached.name, device, options)?;
+    if attachment.is_taken_over() {
+        let name = &attached.name;
+        log.log(Level::Info, format_args!("{name} was left in the kernel, and is gone on with"));
+    }
     record.write(attached)?;
     let outcome = attachment.serve(device, shutdown, |disk| {
         attached.disk = Some(disk.to_owned());

@@ -1,15 +1,21 @@
 //! `zvb detach`.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::Parser;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
+use zvb_host::server::{Log, Shutdown};
 use zvb_host::vduse;
 
+use super::attach::{self, End};
+use super::serve::Stderr;
 use crate::args::attach::DetachArgs;
+use crate::args::{Cli, Command};
 use crate::attached::{self, Attached, Record};
 use crate::output;
 
@@ -30,10 +36,10 @@ pub(super) fn run(args: &DetachArgs) -> anyhow::Result<()> {
     }
     match Record::claim(name)? {
         None => ask_to_end(&attached, args.force)?,
-        Some(_) => bail!(
-            "nobody serves {name} any more (process {} is gone), so nobody can take it from the kernel in order",
-            attached.pid
-        ),
+        Some(record) => {
+            drop(record);
+            take_over(&attached)?;
+        }
     }
     if args.output.json {
         output::json(&json!({ "name": name, "detached": true }))?;
@@ -78,4 +84,22 @@ fn ask_to_end(attached: &Attached, force: bool) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Nobody serves the disk: this process does, so that what the kernel waits for is answered, and takes it back.
+fn take_over(attached: &Attached) -> anyhow::Result<()> {
+    let name = &attached.name;
+    let command = Cli::try_parse_from(&attached.command).ok().map(|cli| cli.command);
+    let Some(Command::Attach(mut before)) = command else {
+        bail!("nobody serves {name} any more, and it is not known how it was attached");
+    };
+    // From whatever folder it was, and without its way to make it fail.
+    before.disk = attached.source.clone();
+    before.name = Some(name.clone());
+    before.control = None;
+    let log: Arc<dyn Log> = Arc::new(Stderr { least: Stderr::least(true, false) });
+    let shutdown = Shutdown::new().context("cannot go on with the disk")?;
+    shutdown.trigger();
+    attach::serve(&before, &End { shutdown, force: true }, &log, |_, _| ())
+        .with_context(|| format!("cannot take {name} back, which {} left", attached.pid))
 }

@@ -211,6 +211,7 @@ impl Ring {
             queue,
             kick,
             signals: self.signals.clone(),
+            ledger: None,
             log: Arc::clone(around.log),
             session: Arc::<UnixStream>::clone(around.connection),
             announcer: around

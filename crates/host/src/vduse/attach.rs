@@ -11,12 +11,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 use zvb_device::{Device, TransportFeatures};
-use zvb_wire::Features;
+use zvb_wire::{DeviceStatus, Features};
 
 use super::errand::Errand;
+use super::ledger::LedgerFile;
 use super::netlink::{Bus, BusError};
 use super::port::{Control, KernelPort, Port};
-use super::session::Session;
+use super::session::{Session, TakeOverError};
 use super::sysfs::{BusDevice, Progress, is_in_use};
 use crate::server::Shutdown;
 use crate::server::log::{Level, Log, RateLimited};
@@ -61,8 +62,34 @@ pub enum AttachError {
     #[error("{0} is attached already, and another process serves it; use another name")]
     Taken(String),
     /// There is a device of this name that nobody serves, with a driver on it.
-    #[error("{0} is attached already, though nobody serves it")]
+    #[error(
+        "{0} is attached already, though nobody serves it any more; `zvb detach {0}` takes it away"
+    )]
     Orphan(String),
+    /// There is a device of this name that nobody serves, and it is another.
+    #[error(
+        "{0} is attached already, as another disk or with other options, though nobody serves it any more; `zvb \
+         detach {0}` takes it away"
+    )]
+    OtherDisk(String),
+    /// What is in flight can not be written down, or is not to be found.
+    #[error("cannot use {}, where it is written down what is in flight", path.display())]
+    Ledger {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A device that a dead process left can not be gone on with.
+    #[error("cannot go on with {name}, which a process that died left in the kernel")]
+    TakeOver {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: TakeOverError,
+    },
     /// The kernel does not make the device.
     #[error("the kernel does not make the device {name}")]
     Create {
@@ -123,14 +150,31 @@ pub enum Outcome {
     Left(PathBuf),
 }
 
+/// What can be chosen about an attachment.
+#[derive(Clone)]
+pub struct AttachOptions {
+    /// Where it is written down what is in flight, so that another process can go on after this one has died: a
+    /// folder that lives as long as the kernel.
+    pub folder: PathBuf,
+    /// A disk that a dead process left in the kernel is gone on with, when it is the same.
+    pub take_over: bool,
+    /// At the end, the disk is taken from the kernel whoever uses it.
+    pub force: bool,
+    /// Who is told what happens. Lines come at a bounded rate.
+    pub log: Arc<dyn Log>,
+}
+
 /// A device in the kernel, ours to serve.
 pub struct Attachment {
     name: String,
     control: Control,
     port: Arc<KernelPort>,
+    ledger: Arc<LedgerFile>,
+    /// What the driver had set when it was taken over from a dead process.
+    taken_over: Option<DeviceStatus>,
     on_bus: BusDevice,
     bus: Bus,
-    log: Arc<dyn Log>,
+    options: AttachOptions,
 }
 
 impl std::fmt::Debug for Attachment {
@@ -140,58 +184,52 @@ impl std::fmt::Debug for Attachment {
 }
 
 impl Attachment {
-    /// Makes `device` known to the kernel as `name`; no driver sees it yet. The device must have been made
-    /// with [`TRANSPORT`].
-    pub fn new(name: &str, device: &Arc<Device>, log: Arc<dyn Log>) -> Result<Self, AttachError> {
+    /// Makes `device` known to the kernel as `name`, where no driver sees it yet; or takes a device of that name
+    /// over. The device must have been made with [`TRANSPORT`].
+    pub fn new(
+        name: &str,
+        device: &Arc<Device>,
+        options: AttachOptions,
+    ) -> Result<Self, AttachError> {
         check_name(name)?;
         let control = Control::open(&Path::new(FOLDER).join("control")).map_err(control_error)?;
-        let bus = Bus::open()?;
+        let mut bus = Bus::open()?;
         let on_bus = BusDevice::new(name);
-        let features = device.features();
-        let made = |control: &Control| {
-            let config = device.session().config();
-            control.create(name, features.bits(), device.queues(), config.as_bytes())
-        };
-        let created = match made(&control) {
-            Err(error) if is(&error, Errno::EXIST) && !on_bus.exists() => {
-                // Left behind by a process that died on its way.
-                control.destroy(name).map_err(|_| AttachError::Taken(name.to_owned()))?;
-                made(&control)
-            }
-            other => other,
-        };
         let path = Path::new(FOLDER).join(name);
-        match created {
-            Ok(()) => {}
+        let mut taken_over = None;
+        match create(&control, name, device) {
             Err(error) if is(&error, Errno::EXIST) => {
-                return Err(match KernelPort::open(&path) {
-                    Ok(_) => AttachError::Orphan(name.to_owned()),
-                    Err(_) => AttachError::Taken(name.to_owned()),
-                });
+                // One process at a time has it open.
+                let port =
+                    KernelPort::open(&path).map_err(|error| match is(&error, Errno::BUSY) {
+                        true => AttachError::Taken(name.to_owned()),
+                        false => AttachError::Create { name: name.to_owned(), source: error },
+                    })?;
+                drop(port);
+                match on_bus.status() {
+                    Some(status) if options.take_over => taken_over = Some(status),
+                    Some(_) => return Err(AttachError::Orphan(name.to_owned())),
+                    None => begin_anew(&control, &mut bus, &on_bus, name, device)?,
+                }
             }
-            Err(source) => return Err(AttachError::Create { name: name.to_owned(), source }),
+            other => {
+                other.map_err(|source| AttachError::Create { name: name.to_owned(), source })?;
+            }
         }
-        let port = KernelPort::open(&path).and_then(|port| {
-            (0..device.queues())
-                .try_for_each(|index| port.set_up(index, device.max_queue_size()))
-                .map(|()| port)
-        });
-        let port = match port {
-            Ok(port) => port,
-            Err(source) => {
+        let opened = open(name, device, taken_over.is_some(), &options.folder);
+        let (port, ledger) = opened.inspect_err(|_| {
+            if taken_over.is_none() {
                 // It was just made; that it can not be used is what is told.
                 let _ = control.destroy(name);
-                return Err(AttachError::Create { name: name.to_owned(), source });
             }
-        };
-        Ok(Self {
-            name: name.to_owned(),
-            control,
-            port: Arc::new(port),
-            on_bus,
-            bus,
-            log: Arc::new(RateLimited::new(log)),
-        })
+        })?;
+        let (name, port) = (name.to_owned(), Arc::new(port));
+        Ok(Self { name, control, port, ledger, taken_over, on_bus, bus, options })
+    }
+
+    /// True when a process that died served it before.
+    pub fn is_taken_over(&self) -> bool {
+        self.taken_over.is_some()
     }
 
     /// Puts the device on the kernel's bus, tells `ready` of the disk that comes of it, and serves it until
@@ -202,16 +240,28 @@ impl Attachment {
         shutdown: &Shutdown,
         ready: impl FnOnce(&Path),
     ) -> Result<Outcome, AttachError> {
-        let Self { name, control, port, on_bus, bus, log } = self;
-        let mut session = Session::new(device, Arc::<KernelPort>::clone(&port), Arc::clone(&log))
-            .map_err(AttachError::Host)?;
+        let Self { name, control, port, ledger, taken_over, on_bus, bus, options } = self;
+        let log: Arc<dyn Log> = Arc::new(RateLimited::new(options.log));
+        let kernel = Arc::<KernelPort>::clone(&port);
+        let mut session =
+            Session::new(device, kernel, ledger, Arc::clone(&log)).map_err(AttachError::Host)?;
+        if let Some(status) = taken_over {
+            session
+                .take_over(status)
+                .map_err(|source| AttachError::TakeOver { name: name.clone(), source })?;
+        }
         let errand = Errand::start({
             let (name, on_bus) = (name.clone(), on_bus.clone());
-            move || attach(bus, &name, &on_bus)
+            move || match taken_over {
+                Some(_) => (bus, wait_for_disk(&on_bus)),
+                None => attach(bus, &name, &on_bus),
+            }
         });
         let served = match errand {
             Ok(errand) => {
-                let server = Server { session: &mut session, port: &port, name: &name, log: &*log };
+                let force = options.force;
+                let server =
+                    Server { session: &mut session, port: &port, name: &name, force, log: &*log };
                 server.run(errand, shutdown, ready)
             }
             Err(error) => Err(AttachError::Host(error)),
@@ -219,17 +269,67 @@ impl Attachment {
         session.stop_all();
         drop(session);
         drop(port);
-        if let Ok(Outcome::Left(_)) = served {
+        if matches!(served, Ok(Outcome::Left(_))) || on_bus.exists() {
             return served;
         }
-        if !on_bus.exists() {
-            let destroyed = control.destroy(&name);
-            if served.is_ok() {
-                destroyed.map_err(|source| AttachError::Destroy { name, source })?;
-            }
+        let destroyed = control.destroy(&name);
+        // What is left of it is of no use to anybody.
+        let _ = std::fs::remove_file(ledger_path(&options.folder, &name));
+        if served.is_ok() {
+            destroyed.map_err(|source| AttachError::Destroy { name, source })?;
         }
         served
     }
+}
+
+fn create(control: &Control, name: &str, device: &Arc<Device>) -> io::Result<()> {
+    let config = device.session().config();
+    control.create(name, device.features().bits(), device.queues(), config.as_bytes())
+}
+
+/// A process died on its way, and no driver has come: what it left is destroyed, and made anew.
+fn begin_anew(
+    control: &Control,
+    bus: &mut Bus,
+    on_bus: &BusDevice,
+    name: &str,
+    device: &Arc<Device>,
+) -> Result<(), AttachError> {
+    if on_bus.exists() {
+        bus.delete(name)?;
+    }
+    control
+        .destroy(name)
+        .map_err(|source| AttachError::Destroy { name: name.to_owned(), source })?;
+    create(control, name, device)
+        .map_err(|source| AttachError::Create { name: name.to_owned(), source })
+}
+
+/// The kernel's device and the ledger beside it: new ones, or those that a dead process left.
+fn open(
+    name: &str,
+    device: &Device,
+    taken_over: bool,
+    folder: &Path,
+) -> Result<(KernelPort, Arc<LedgerFile>), AttachError> {
+    let failed = |source| AttachError::Create { name: name.to_owned(), source };
+    let port = KernelPort::open(&Path::new(FOLDER).join(name)).map_err(failed)?;
+    let path = ledger_path(folder, name);
+    let unknown = |source| AttachError::Ledger { path: path.clone(), source };
+    if taken_over {
+        let ledger = LedgerFile::open(&path, device).map_err(unknown)?;
+        let ledger = ledger.ok_or_else(|| AttachError::OtherDisk(name.to_owned()))?;
+        return Ok((port, ledger));
+    }
+    for index in 0..device.queues() {
+        port.set_up(index, device.max_queue_size()).map_err(failed)?;
+    }
+    std::fs::create_dir_all(folder).map_err(unknown)?;
+    Ok((port, LedgerFile::create(&path, device).map_err(unknown)?))
+}
+
+fn ledger_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.inflight"))
 }
 
 /// The name is a file's in `/dev/vduse` and in `/sys`.
@@ -318,6 +418,7 @@ struct Server<'a> {
     session: &'a mut Session,
     port: &'a KernelPort,
     name: &'a str,
+    force: bool,
     log: &'a dyn Log,
 }
 
@@ -334,8 +435,8 @@ impl Server<'_> {
         ready(&disk);
         self.serve_until(shutdown.as_fd())?;
         match is_in_use(&disk) {
-            Ok(true) => return Ok(Outcome::Left(disk)),
-            Ok(false) => {}
+            Ok(true) if !self.force => return Ok(Outcome::Left(disk)),
+            Ok(_) => {}
             Err(error) => {
                 let disk = disk.display();
                 self.log

@@ -10,6 +10,7 @@ pub(crate) mod abi;
 mod attach;
 mod errand;
 mod iotlb;
+mod ledger;
 mod netlink;
 mod port;
 mod session;
@@ -17,8 +18,10 @@ mod sysfs;
 #[cfg(test)]
 mod tests;
 
-pub use attach::{AttachError, Attachment, Outcome, TRANSPORT, delete, exists};
+pub use attach::{AttachError, AttachOptions, Attachment, Outcome, TRANSPORT, delete, exists};
 pub use netlink::BusError;
+pub use session::TakeOverError;
 pub use sysfs::is_in_use;
 
 pub(crate) use iotlb::IotlbView;
+pub(crate) use ledger::QueueLedger;

@@ -15,10 +15,11 @@ use zvb_wire::{Config, DeviceStatus, Features};
 
 use super::abi::{Answer, RawRequest, RawResponse, Request};
 use super::iotlb::Iotlb;
+use super::ledger::LedgerFile;
 use super::port::Port;
 use crate::server::event::{Bell, EventError, PeerEvent};
 use crate::server::log::{Chain, Level, Log};
-use crate::worker::{Call, Cut, Job, Signals, StartError, Stopped, Worker};
+use crate::worker::{Call, Cut, Job, Remembered, Signals, StartError, Stopped, Worker};
 
 /// How long, and how often, a signal is tried again when the kernel does not take it yet: it has been told
 /// that the driver is ready only when our answer has got there.
@@ -51,6 +52,21 @@ enum QueueFault {
     Start(#[from] StartError),
 }
 
+/// Why the device of a process that died can not be taken over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TakeOverError {
+    /// The driver has accepted what is not offered now.
+    #[error("the driver knows it as another disk")]
+    Features(#[from] FeatureRefusal),
+    /// The kernel does not let go of it.
+    #[error("the kernel has given the device up, or does not answer")]
+    Port(#[source] io::Error),
+    /// The log has why.
+    #[error("its queues do not start")]
+    Queues,
+}
+
 /// The state of one device.
 pub(crate) struct Session {
     device: Arc<Device>,
@@ -64,6 +80,8 @@ pub(crate) struct Session {
     config: Config,
     end: Arc<End>,
     news: Arc<News>,
+    /// Where it is written down what is in flight.
+    ledger: Arc<LedgerFile>,
 }
 
 /// Rung when the configuration space has changed.
@@ -89,6 +107,8 @@ struct Queue {
     index: u16,
     /// Where it goes on when it is started.
     base: u16,
+    /// It goes on where a process that died had got to.
+    taken_over: bool,
     worker: Option<Worker>,
 }
 
@@ -97,6 +117,7 @@ impl Session {
     pub(crate) fn new(
         device: &Arc<Device>,
         port: Arc<dyn Port>,
+        ledger: Arc<LedgerFile>,
         log: Arc<dyn Log>,
     ) -> io::Result<Self> {
         let guest = device.session();
@@ -104,6 +125,7 @@ impl Session {
         device.listen(&news);
         Ok(Self {
             news,
+            ledger,
             config: guest.config(),
             guest,
             memory: Iotlb::new(Arc::clone(&port), Arc::clone(&log)),
@@ -114,6 +136,36 @@ impl Session {
             end: Arc::new(End(Bell::new()?)),
             device: Arc::clone(device),
         })
+    }
+
+    /// Goes on for a process that died: the driver had set `status`, and has not noticed. What that process
+    /// took and did not answer comes first.
+    pub(crate) fn take_over(&mut self, status: DeviceStatus) -> Result<(), TakeOverError> {
+        if !status.contains(DeviceStatus::FEATURES_OK) {
+            // The driver is on its way, and says the rest.
+            self.status = status;
+            return Ok(());
+        }
+        let features = self.port.features().map_err(TakeOverError::Port)?;
+        self.guest.accept(Features::from_bits_retain(features))?;
+        // The disk may have changed meanwhile.
+        self.config = self.guest.config();
+        self.port.set_config(self.config.as_bytes()).map_err(TakeOverError::Port)?;
+        self.status = status;
+        if !self.may_run() {
+            return Ok(());
+        }
+        for queue in &mut self.queues {
+            queue.taken_over = true;
+        }
+        if self.start_wanted() == Answer::Failed {
+            return Err(TakeOverError::Queues);
+        }
+        // That process may have died between an answer and its signal.
+        for queue in self.queues.iter().filter(|queue| queue.worker.is_some()) {
+            self.port.call(queue.index.into()).map_err(TakeOverError::Port)?;
+        }
+        self.port.announce_config().map_err(TakeOverError::Port)
     }
 
     /// Readable when a queue could not go on, and the session is to end.
@@ -249,6 +301,7 @@ impl Session {
         self.stop_all();
         for queue in &mut self.queues {
             queue.base = 0;
+            queue.taken_over = false;
         }
         self.status = DeviceStatus::empty();
         self.memory = Iotlb::new(Arc::clone(&self.port), Arc::clone(&self.log));
@@ -276,11 +329,12 @@ impl Session {
             let Some(queue) = self.queues.get(at).filter(|queue| queue.worker.is_none()) else {
                 continue;
             };
-            let (index, base) = (queue.index, queue.base);
-            match self.start(index, base) {
+            let index = queue.index;
+            match self.start(queue) {
                 Ok(worker) => {
                     if let Some(queue) = self.queues.get_mut(at) {
                         queue.worker = worker;
+                        queue.taken_over = false;
                     }
                 }
                 Err(fault) => {
@@ -294,7 +348,8 @@ impl Session {
     }
 
     /// A worker for a queue; `None` when the driver does not use it.
-    fn start(&self, index: u16, base: u16) -> Result<Option<Worker>, QueueFault> {
+    fn start(&self, queue: &Queue) -> Result<Option<Worker>, QueueFault> {
+        let (index, base, taken_over) = (queue.index, queue.base, queue.taken_over);
         let info = self.port.queue(index.into())?;
         if info.ready == 0 {
             return Ok(None);
@@ -323,6 +378,7 @@ impl Session {
             queue,
             kick: Some(Arc::new(PeerEvent::new(event)?)),
             signals: Signals { call: Some(Arc::new(call)), error: None },
+            ledger: Some(Remembered { ledger: self.ledger.queue(index), taken_over }),
             log: Arc::clone(&self.log),
             session: Arc::<End>::clone(&self.end),
             // The status is the kernel's: there is no way to ask for a reset.

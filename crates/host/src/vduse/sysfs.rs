@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use zvb_wire::DeviceStatus;
 
 /// A device on the vdpa bus.
 #[derive(Clone, Debug)]
@@ -57,6 +58,13 @@ impl BusDevice {
         }
     }
 
+    /// The status that the driver has set.
+    pub(crate) fn status(&self) -> Option<DeviceStatus> {
+        let text = fs::read_to_string(self.virtio()?.join("status")).ok()?;
+        let digits = text.trim().trim_start_matches("0x");
+        u8::from_str_radix(digits, 16).ok().map(DeviceStatus::from_bits_retain)
+    }
+
     /// Its virtio device.
     fn virtio(&self) -> Option<PathBuf> {
         first(&self.0, |name| {
@@ -98,6 +106,9 @@ mod tests {
         let virtio = path.join("virtio12");
         fs::create_dir_all(&virtio).unwrap();
         assert_eq!(device.progress(), Progress::NoDriver);
+        assert_eq!(device.status(), None);
+        fs::write(virtio.join("status"), "0x00000080\n").unwrap();
+        assert_eq!(device.status(), Some(DeviceStatus::FAILED));
         fs::create_dir(virtio.join("driver")).unwrap();
         assert_eq!(device.progress(), Progress::NoDisk);
         fs::create_dir_all(virtio.join("block/vdb")).unwrap();

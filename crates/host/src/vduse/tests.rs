@@ -7,14 +7,17 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tempfile::TempDir;
 use zerocopy::FromBytes;
 use zvb_device::{Device, DeviceOptions};
+use zvb_ring::Ledger;
 use zvb_storage::Memory;
 use zvb_wire::{Config, DeviceStatus, Features, Model, RequestType, Sector};
 use zvb_zones::GeometrySpec;
 
 use super::TRANSPORT;
-use super::session::Session;
+use super::ledger::LedgerFile;
+use super::session::{Session, TakeOverError};
 use crate::server::log::{Level, Log};
 use fake::{Fake, RINGS};
 
@@ -65,6 +68,7 @@ struct Rig {
     session: Session,
     kernel: Arc<Fake>,
     log: Arc<Lines>,
+    folder: TempDir,
 }
 
 impl Rig {
@@ -74,9 +78,12 @@ impl Rig {
         let features = device.features().difference(Features::EVENT_IDX);
         let kernel = Arc::new(Fake::new(features.bits(), queues.into()));
         let log = Arc::new(Lines::default());
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = LedgerFile::create(&folder.path().join("ledger"), &device).unwrap();
         let session =
-            Session::new(&device, Arc::<Fake>::clone(&kernel), Arc::<Lines>::clone(&log)).unwrap();
-        Self { device, session, kernel, log }
+            Session::new(&device, Arc::<Fake>::clone(&kernel), ledger, Arc::<Lines>::clone(&log))
+                .unwrap();
+        Self { device, session, kernel, log, folder }
     }
 
     /// True when the kernel is told that it is done.
@@ -269,4 +276,55 @@ fn a_change_of_the_configuration_is_told_to_a_driver_that_is_there() {
     assert_eq!(rig.kernel.announced.load(Ordering::Relaxed), 1);
     let mut fds = [PollFd::from_borrowed_fd(rig.session.news(), PollFlags::IN)];
     assert_eq!(poll(&mut fds, Some(&Timespec::default())).unwrap(), 0, "told once");
+}
+
+#[test]
+fn a_queue_is_taken_over_where_a_dead_process_left_it() {
+    let mut rig = Rig::new(Model::HostManaged, 1);
+    rig.bring_up();
+    let kernel = Arc::clone(&rig.kernel);
+    kernel.show_bounce();
+    kernel.send(0, 0, &header(RequestType::GET_ID, 0), Err(20));
+    kernel.kick(0);
+    assert_eq!(kernel.wait(0, 1, 0), 0);
+    // It dies: here it stops in order, and then took two more, of which it answered one.
+    rig.session.stop_all();
+    let path = rig.folder.path().join("ledger");
+    {
+        let mut book = LedgerFile::open(&path, &rig.device).unwrap().unwrap().queue(0);
+        book.unanswered(1);
+        book.taken(3);
+        book.taken(0);
+        book.answered(3, 1);
+        kernel.write(RINGS + 0x804 + 8, &[3, 0, 0, 0, 1, 0, 0, 0]);
+        kernel.write(RINGS + 0x802, &[2, 0]);
+    }
+    kernel.send(0, 3, &header(RequestType::GET_ID, 0), Err(20));
+    kernel.send(0, 0, &header(RequestType::IN, 0), Err(512));
+    kernel.calls.store(0, Ordering::Relaxed);
+
+    let log = Arc::<Lines>::clone(&rig.log);
+    let ledger = LedgerFile::open(&path, &rig.device).unwrap().unwrap();
+    let mut next = Session::new(&rig.device, Arc::<Fake>::clone(&kernel), ledger, log).unwrap();
+    next.take_over(DeviceStatus::from_bits_retain(15)).unwrap();
+    assert_eq!(kernel.wait(0, 3, 0), 0);
+    assert_eq!(kernel.read::<4>(RINGS + 0x804 + 16), [0; 4], "the one that was not answered");
+    assert!(kernel.calls.load(Ordering::Relaxed) >= 1);
+    // And goes on as if nothing had been.
+    kernel.send(0, 3, &header(RequestType::GET_ID, 0), Err(20));
+    kernel.kick(0);
+    assert_eq!(kernel.wait(0, 4, 3), 0);
+}
+
+#[test]
+fn a_driver_of_another_disk_is_not_taken_over() {
+    let mut rig = Rig::new(Model::HostAware, 1);
+    let offered = rig.kernel.features.load(Ordering::Relaxed);
+    rig.kernel.features.store(offered | Features::CONFIG_WCE.bits(), Ordering::Relaxed);
+    let refused = rig.session.take_over(DeviceStatus::from_bits_retain(15));
+    assert!(matches!(refused, Err(TakeOverError::Features(_))), "{refused:?}");
+    // One that had not got so far says the rest by itself.
+    rig.kernel.features.store(offered, Ordering::Relaxed);
+    rig.session.take_over(DeviceStatus::from_bits_retain(3)).unwrap();
+    assert!(rig.status(11) && rig.status(15));
 }
