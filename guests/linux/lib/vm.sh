@@ -90,7 +90,7 @@ vm_start() {
         -device virtio-blk-pci,drive=root,serial=guestroot,addr=2 \
         "${arguments[@]}" >"$work/qemu.log" 2>&1 </dev/null &
     qemu_pid=$!
-    answer 120 >/dev/null || { echo "the guest did not start"; return 1; }
+    answer 240 >/dev/null || { echo "the guest did not start"; return 1; }
 }
 
 vm_runs() { [ -n "$qemu_pid" ] && kill -0 "$qemu_pid" 2>/dev/null; }
@@ -127,7 +127,7 @@ inside() {
     done
     script+=$(cat)
     printf '%s\n' "$(base64 -w0 <<<"$script")" >&5
-    answer "${1:-120}"
+    answer "${1:-300}"
 }
 
 # An orderly end of the guest, or one like a power failure's.

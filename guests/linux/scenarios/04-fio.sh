@@ -2,7 +2,7 @@
 disk disk --size 192M --zone-size 4M --zone-capacity 3M --conventional 2 --max-open 6
 
 scenario() {
-    inside 300 <<'EOS'
+    inside 600 <<'EOS'
 # job NAME OPTION...: on the sequential zones, around the page cache, what was written is read back and compared.
 first=$((2 * 4 << 20))
 job() {

@@ -38,7 +38,7 @@ EOS
 # Waits until the load in directory $1 has synced at least $2 files.
 until_synced() {
     local seconds
-    for ((seconds = 0; seconds < 120; seconds++)); do
+    for ((seconds = 0; seconds < 300; seconds++)); do
         [ "$(synced "$1" | wc -l)" -lt "$2" ] || return 0
         vm_runs || break
         sleep 1
@@ -73,7 +73,7 @@ EOS
 
 scenario() {
     # A tree of files, an orderly end, and back.
-    tree=$(inside 300 <<EOS
+    tree=$(inside 600 <<EOS
 modprobe btrfs
 mkfs.btrfs -q -f "\$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
 mkdir -p /tmp/fs

@@ -2,7 +2,7 @@
 disk disk --size 512M --zone-size 8M --conventional 8 --max-open 8
 
 scenario() {
-    inside 300 <<'EOS'
+    inside 600 <<'EOS'
 modprobe f2fs || exit 77
 mkfs.f2fs -q -f -m "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
 mkdir -p /tmp/fs

@@ -2,7 +2,7 @@
 disk disk --size 192M --zone-size 8M --model host-aware --conventional 1 --max-open 4
 
 scenario() {
-    inside 300 <<'EOS'
+    inside 600 <<'EOS'
 equal "what Linux takes it for" "$(queue zoned)" none
 modprobe ext4
 mke2fs -q -t ext4 "$disk"
