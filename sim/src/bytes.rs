@@ -16,8 +16,8 @@ pub struct Bytes {
     cells: BTreeMap<u64, Cell>,
     /// Those that have something to sync.
     dirty: BTreeSet<u64>,
-    /// Sectors of the zone table: they are written back while they change.
-    pub(crate) table: Range<u64>,
+    /// Sectors of zone tables: they are written back while they change.
+    pub(crate) tables: Vec<Range<u64>>,
 }
 
 /// One sector.
@@ -106,7 +106,8 @@ impl Bytes {
         let newest = rng.pick(&[0, 25, 50, 75, 100]);
         let mut left = self.clone();
         for sector in std::mem::take(&mut left.dirty) {
-            let torn = self.table.contains(&sector) && rng.chance(50);
+            let mapped = self.tables.iter().any(|table| table.contains(&sector));
+            let torn = mapped && rng.chance(50);
             if let Some(cell) = left.cells.get_mut(&sector) {
                 if torn {
                     cell.durable = Arc::new(cell.torn(rng));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use zvb_driver::{Answer, Completion, Features, Request, RequestError};
+use zvb_storage::GrowError;
 use zvb_wire::{Sector, ZoneType};
 
 use crate::content::Tag;
@@ -42,6 +43,14 @@ pub enum Violation {
     /// The device is broken, as the driver sees it.
     #[error("the driver gives up: {0}")]
     Driver(String),
+    /// The disk has another size than it can have.
+    #[error("the disk has {found} sectors, and was known to have {known}")]
+    Size {
+        /// What was found.
+        found: u64,
+        /// What it had.
+        known: u64,
+    },
     /// The image was found in another state than it was left in.
     #[error("the image says that it was left as {0}")]
     Recovery(String),
@@ -62,6 +71,8 @@ pub enum Note {
     Cache(bool),
     /// Everything was looked at, and was right.
     Audit,
+    /// The disk grew to so many sectors, or did not.
+    Grow(u64, bool),
     /// All ended.
     End(&'static str),
 }
@@ -96,6 +107,8 @@ pub struct Guest {
     /// A request on which all later ones wait is in flight.
     barrier: bool,
     writeback: bool,
+    /// The size that the disk has when it is found again, or not: growing it failed at the very end.
+    pub uncertain: Option<u64>,
 }
 
 impl Guest {
@@ -112,6 +125,7 @@ impl Guest {
             sent: BTreeMap::new(),
             barrier: false,
             writeback: !setup.no_flush,
+            uncertain: None,
         }
     }
 
@@ -120,6 +134,7 @@ impl Guest {
         self.ledger = ledger;
         self.sent.clear();
         self.barrier = false;
+        self.uncertain = None;
         self.writeback = !self.setup.no_flush;
     }
 
@@ -248,6 +263,41 @@ impl Guest {
         self.next += 1;
         self.sent.insert((queue, token.slot()), sent);
         true
+    }
+
+    /// Makes the disk larger while it is used. What may have ended meanwhile is given to `keep`, with the size
+    /// that it was to have, and before the guest knows of it.
+    pub fn grow(
+        &mut self,
+        rig: &mut Rig,
+        mut keep: impl FnMut(&Rig, &Self, u64),
+    ) -> Result<(), Violation> {
+        let from = self.ledger.capacity();
+        let to = self.setup.larger(from, &mut self.rng);
+        let size = self.setup.spec.map(|spec| spec.zone_size.0);
+        if to == from || to > 4096 || self.uncertain.is_some() || !self.ledger.may_grow(size) {
+            return Ok(());
+        }
+        let grown = rig.link.resize(Sector(to));
+        if matches!(grown, Err(GrowError::Failed)) {
+            // The image says so, and takes nothing more.
+            rig.disk.lock().sync_failed = true;
+            self.uncertain = Some(to);
+        }
+        keep(rig, self, to);
+        self.note(Note::Grow(to, grown.is_ok()));
+        match grown {
+            Ok(()) => self.ledger.grow(self.setup.geometry_at(to).as_ref(), to),
+            Err(_) if rig.disk.lock().failed > 0 => return Ok(()),
+            Err(error) => return Err(Violation::Driver(format!("it does not grow: {error:?}"))),
+        }
+        let errors = std::mem::take(&mut rig.disk.lock().errors);
+        let known = rig.driver.refresh();
+        rig.disk.lock().errors = errors;
+        match known {
+            Ok(true) if rig.driver.info().capacity == Sector(to) => Ok(()),
+            other => Err(Violation::Driver(format!("it grew, and the driver knows {other:?}"))),
+        }
     }
 
     /// Hears what the device has answered.

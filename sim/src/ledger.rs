@@ -187,6 +187,27 @@ impl Ledger {
         Self { zones, answers: 0 }
     }
 
+    /// How large the disk is, in sectors.
+    pub fn capacity(&self) -> u64 {
+        self.zones.last().map_or(0, |zone| zone.start + zone.len)
+    }
+
+    /// True when nothing goes on, or ever did, in a last zone that would become larger.
+    pub fn may_grow(&self, zone_size: Option<u64>) -> bool {
+        let Some((last, size)) = self.zones.last().zip(zone_size) else { return true };
+        last.len == size || last.is_untouched()
+    }
+
+    /// The disk has `capacity` sectors from now on.
+    pub fn grow(&mut self, geometry: Option<&Geometry>, capacity: u64) {
+        let new = Self::new(geometry, capacity).zones;
+        let had = self.zones.len();
+        if let (Some(last), Some(larger)) = (self.zones.last_mut(), new.get(had - 1)) {
+            last.enlarge(larger);
+        }
+        self.zones.extend(new.into_iter().skip(had));
+    }
+
     /// Something is asked of a zone.
     pub fn begin(&mut self, zone: usize, id: u64, kind: Kind) {
         let operation =
@@ -254,6 +275,19 @@ impl Zone {
         let data = vec![Tag::ZERO; sectors as usize];
         let base = Base { data, written: 0, full: false };
         Self { kind, start, len, capacity, base, operations: Vec::new() }
+    }
+
+    fn is_untouched(&self) -> bool {
+        let blank = self.base.data.iter().all(|tag| *tag == Tag::ZERO);
+        self.operations.is_empty() && blank && !self.base.full && self.base.written == 0
+    }
+
+    /// It is as large as `larger`; what is new of it is zeroes.
+    fn enlarge(&mut self, larger: &Self) {
+        (self.len, self.capacity) = (larger.len, larger.capacity);
+        if self.kind != ZoneType::SequentialRequired {
+            self.base.data.resize(self.len as usize, Tag::ZERO);
+        }
     }
 
     /// True when nothing is in flight.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use zvb_device::{Device, DeviceError, DeviceOptions, Lane, Observer, Session, Wake};
 use zvb_driver::{Features, QueueLayout, Transport};
 use zvb_ring::{DeviceQueue, QueueConfig, RingError};
-use zvb_storage::{Failure, Volume};
+use zvb_storage::{Failure, GrowError, Volume};
 use zvb_wire::zerocopy::IntoBytes;
 use zvb_wire::{Config, DeviceStatus, RequestType, Sector};
 
@@ -122,6 +122,12 @@ impl Link {
         self.0.borrow_mut().turn(lane);
     }
 
+    /// Makes the disk larger under its guest.
+    pub fn resize(&self, capacity: Sector) -> Result<(), GrowError> {
+        let device = Arc::clone(&self.0.borrow().device);
+        device.resize(capacity)
+    }
+
     /// Has the device finish what it has, in order that it can be dropped.
     pub fn drain(&self) -> Result<(), LinkError> {
         let mut machine = self.0.borrow_mut();
@@ -176,7 +182,7 @@ impl Transport for Link {
     }
 
     fn config_generation(&mut self) -> Result<u32, LinkError> {
-        Ok(0)
+        Ok(self.0.borrow().device.config_generation())
     }
 
     fn config_len(&mut self) -> Result<u32, LinkError> {

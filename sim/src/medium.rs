@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zvb_ring::Buffers;
-use zvb_storage::{Medium, MediumFile};
+use zvb_storage::{Mapped, Medium, MediumFile};
 
 use crate::bytes::{Bytes, WORDS};
 use crate::content::Block;
@@ -95,7 +95,7 @@ pub struct Corpse {
 #[derive(Debug)]
 pub struct Platter {
     bytes: Bytes,
-    table: Option<Table>,
+    tables: Vec<Table>,
     rng: Rng,
     /// What is wrong with it.
     pub mutation: Mutation,
@@ -117,6 +117,7 @@ pub struct Platter {
 /// The mapped words.
 #[derive(Debug)]
 struct Table {
+    sectors: Range<u64>,
     words: Arc<[AtomicU64]>,
     seen: Vec<u64>,
 }
@@ -130,7 +131,7 @@ impl Disk {
     pub fn new(bytes: Bytes, mutation: Mutation, rng: Rng) -> Self {
         Self(Arc::new(Mutex::new(Platter {
             bytes,
-            table: None,
+            tables: Vec::new(),
             rng,
             mutation,
             errors: Errors::default(),
@@ -145,7 +146,7 @@ impl Disk {
 
     /// The medium, to open an image on.
     pub fn medium(&self) -> Box<dyn Medium> {
-        Box::new(Handle { disk: self.clone(), words: Arc::new([]) })
+        Box::new(Handle { disk: self.clone(), words: Arc::new([]), sectors: 0..0 })
     }
 
     /// The platter, for a moment.
@@ -168,26 +169,43 @@ impl Platter {
 
     /// Notes what was stored in the words.
     pub fn observe(&mut self) {
-        let Some(table) = &mut self.table else { return };
-        let chunks = table.words.chunks(WORDS).zip(table.seen.chunks_mut(WORDS));
-        for (sector, (words, seen)) in (self.bytes.table.start..).zip(chunks) {
-            let mut changed = false;
-            for (i, (word, seen)) in words.iter().zip(seen.iter_mut()).enumerate() {
-                let now = u64::from_le(word.load(Ordering::SeqCst));
-                if now != *seen {
-                    *seen = now;
-                    changed = true;
-                    self.records |= i % RECORD_WORDS >= FIRST_DURABLE;
+        let (bytes, records) = (&mut self.bytes, &mut self.records);
+        for table in &mut self.tables {
+            let chunks = table.words.chunks(WORDS).zip(table.seen.chunks_mut(WORDS));
+            for (sector, (words, seen)) in table.sectors.clone().zip(chunks) {
+                let mut changed = false;
+                for (i, (word, seen)) in words.iter().zip(seen.iter_mut()).enumerate() {
+                    let now = u64::from_le(word.load(Ordering::SeqCst));
+                    if now != *seen {
+                        *seen = now;
+                        changed = true;
+                        *records |= i % RECORD_WORDS >= FIRST_DURABLE;
+                    }
                 }
-            }
-            if changed {
-                let mut block: Block = self.bytes.get(sector);
-                for (bytes, word) in block.chunks_exact_mut(8).zip(seen.iter()) {
-                    bytes.copy_from_slice(&word.to_le_bytes());
+                if changed {
+                    let mut block: Block = bytes.get(sector);
+                    for (bytes, word) in block.chunks_exact_mut(8).zip(seen.iter()) {
+                        bytes.copy_from_slice(&word.to_le_bytes());
+                    }
+                    bytes.put(sector, &block);
                 }
-                self.bytes.put(sector, &block);
             }
         }
+    }
+
+    /// Maps `count` words from `at` on. What was mapped there before is nobody's.
+    fn map(&mut self, at: u64, count: usize) -> (Arc<[AtomicU64]>, Range<u64>) {
+        self.observe();
+        let sectors = at / SECTOR..at / SECTOR + count.div_ceil(WORDS) as u64;
+        let seen: Vec<u64> = (0..count as u64).map(|i| self.word(at + i * 8)).collect();
+        let words: Arc<[AtomicU64]> =
+            seen.iter().map(|word| AtomicU64::new(word.to_le())).collect();
+        let apart = |other: &Range<u64>| other.end <= sectors.start || sectors.end <= other.start;
+        self.tables.retain(|table| apart(&table.sectors));
+        self.bytes.tables.retain(apart);
+        self.bytes.tables.push(sectors.clone());
+        self.tables.push(Table { sectors: sectors.clone(), words: Arc::clone(&words), seen });
+        (words, sectors)
     }
 
     /// A word of the medium, as the host sees it.
@@ -199,6 +217,11 @@ impl Platter {
 
     /// Zeroes `range`, at once and for ever.
     pub fn punch(&mut self, range: Range<u64>) {
+        // What is mapped there is zero too; nobody stores to it any more.
+        let sectors = range.start / SECTOR..range.end / SECTOR;
+        self.tables.retain(|table| {
+            table.sectors.end <= sectors.start || sectors.end <= table.sectors.start
+        });
         self.bytes.zero(range.start / SECTOR..range.end / SECTOR);
     }
 
@@ -304,6 +327,18 @@ impl Platter {
 struct Handle {
     disk: Disk,
     words: Arc<[AtomicU64]>,
+    /// Where they are.
+    sectors: Range<u64>,
+}
+
+impl Mapped for Handle {
+    fn words(&self) -> &[AtomicU64] {
+        &self.words
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.lock().sync(self.sectors.clone())
+    }
 }
 
 impl Medium for Handle {
@@ -312,16 +347,13 @@ impl Medium for Handle {
     }
 
     fn map(&mut self, at: u64, count: usize) -> io::Result<()> {
-        let mut platter = self.disk.lock();
-        let first = at / SECTOR;
-        let mut seen = Vec::with_capacity(count);
-        for i in 0..count as u64 {
-            seen.push(platter.word(at + i * 8));
-        }
-        self.words = seen.iter().map(|word| AtomicU64::new(word.to_le())).collect();
-        platter.bytes.table = first..first + count.div_ceil(WORDS) as u64;
-        platter.table = Some(Table { words: Arc::clone(&self.words), seen });
+        (self.words, self.sectors) = self.disk.lock().map(at, count);
         Ok(())
+    }
+
+    fn map_more(&self, at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
+        let (words, sectors) = self.disk.lock().map(at, count);
+        Ok(Arc::new(Self { disk: self.disk.clone(), words, sectors }))
     }
 
     fn words(&self) -> &[AtomicU64] {
@@ -361,9 +393,7 @@ impl Medium for Handle {
     }
 
     fn sync_words(&self) -> io::Result<()> {
-        let mut platter = self.disk.lock();
-        let table = platter.bytes.table.clone();
-        platter.sync(table)
+        Mapped::sync(self)
     }
 
     fn forget(&self) -> io::Result<()> {

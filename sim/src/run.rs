@@ -45,6 +45,8 @@ pub struct Stats {
     pub deaths: u64,
     /// Orderly ends.
     pub closes: u64,
+    /// Times that the disk grew while it was used.
+    pub growths: u64,
     /// Syncs around which that was done.
     pub syncs: u64,
     /// Requests done, and those refused or failed.
@@ -62,6 +64,7 @@ impl std::ops::AddAssign for Stats {
         self.power_losses += other.power_losses;
         self.deaths += other.deaths;
         self.closes += other.closes;
+        self.growths += other.growths;
         self.syncs += other.syncs;
         self.done += other.done;
         self.refused += other.refused;
@@ -118,6 +121,8 @@ struct Moment {
     ledger: Ledger,
     sync_failed: bool,
     boot: u64,
+    /// The disk was to have so many sectors: it may have them already.
+    growing: Option<u64>,
 }
 
 /// What has happened since a moment.
@@ -129,6 +134,8 @@ struct Past {
     sync_failed: bool,
     /// Machines that ended while they were switched on.
     nested: u32,
+    /// See [`Moment::growing`].
+    growing: Option<u64>,
 }
 
 /// A seed as it is played.
@@ -141,6 +148,8 @@ struct Player {
     boot: u64,
     boots: u64,
     end: Vec<String>,
+    /// The disk grows now and then.
+    grows: bool,
 }
 
 /// Plays `seed`.
@@ -156,6 +165,7 @@ pub fn run(seed: u64, play: &Play) -> Result<Stats, Box<Failure>> {
         boot: 1,
         boots: 1,
         end: Vec::new(),
+        grows: seed % 4 == 3,
     };
     let mut generation = 0;
     match player.play(&mut guest, &mut generation) {
@@ -228,6 +238,16 @@ impl Player {
             guest.work(rig)?;
             self.collect(rig, guest, &mut moments);
             guest.listen(rig)?;
+            if self.grows && self.rng.chance(4) {
+                let (boot, had) = (self.boot, moments.len());
+                guest.grow(rig, |rig, guest, to| {
+                    let corpses = rig.disk.lock().take_corpses();
+                    keep(boot, rig, guest, corpses, Some(to), &mut moments);
+                })?;
+                self.stats.growths += u64::from(moments.len() > had);
+                self.collect(rig, guest, &mut moments);
+                guest.listen(rig)?;
+            }
             if guest.is_idle() && self.rng.chance(10) {
                 guest.audit(rig)?;
                 self.collect(rig, guest, &mut moments);
@@ -264,13 +284,7 @@ impl Player {
     }
 
     fn keep(&self, rig: &Rig, guest: &Guest, corpses: Vec<Corpse>, moments: &mut Vec<Moment>) {
-        let sync_failed = rig.disk.lock().sync_failed;
-        moments.extend(corpses.into_iter().map(|corpse| Moment {
-            corpse,
-            ledger: guest.ledger.clone(),
-            sync_failed,
-            boot: self.boot,
-        }));
+        keep(self.boot, rig, guest, corpses, None, moments);
     }
 
     /// An orderly end, of what is not in flight any more.
@@ -329,7 +343,8 @@ impl Player {
         self.end = vec![moment.corpse.moment.into()];
         self.boot = moment.boot;
         let bytes = self.bytes_after(&moment.corpse.bytes, process);
-        let past = Past { power_lost: !process, sync_failed: moment.sync_failed, nested: 0 };
+        let (sync_failed, growing) = (moment.sync_failed, moment.growing);
+        let past = Past { power_lost: !process, sync_failed, nested: 0, growing };
         self.recover(bytes, &moment.ledger, past)
     }
 
@@ -398,9 +413,34 @@ impl Player {
         let lost = past.power_lost || forgotten || rig.recovery == Recovery::SyncFailed;
         let view = if lost { View::Host } else { View::Process };
         let mut ledger = ledger.clone();
+        let capacity = rig.driver.info().capacity.0;
+        if past.growing == Some(capacity) {
+            ledger.grow(self.setup.geometry_at(capacity).as_ref(), capacity);
+        }
+        if ledger.capacity() != capacity {
+            return Err(Violation::Size { found: capacity, known: ledger.capacity() });
+        }
         let found = rig.look(&ledger)?;
         ledger.check(view, &found)?;
         ledger.rebase(&found);
         Ok((rig, ledger))
     }
+}
+
+fn keep(
+    boot: u64,
+    rig: &Rig,
+    guest: &Guest,
+    corpses: Vec<Corpse>,
+    growing: Option<u64>,
+    moments: &mut Vec<Moment>,
+) {
+    let sync_failed = rig.disk.lock().sync_failed;
+    moments.extend(corpses.into_iter().map(|corpse| Moment {
+        corpse,
+        ledger: guest.ledger.clone(),
+        sync_failed,
+        boot,
+        growing: growing.or(guest.uncertain),
+    }));
 }

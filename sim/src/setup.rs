@@ -73,6 +73,23 @@ impl Setup {
         self.spec.and_then(|spec| Geometry::new(spec).ok())
     }
 
+    /// The zones of a disk that has grown to `capacity` sectors.
+    pub fn geometry_at(&self, capacity: u64) -> Option<Geometry> {
+        self.geometry().and_then(|geometry| geometry.with_capacity(Sector(capacity)).ok())
+    }
+
+    /// A size that it can grow to from `capacity`, in sectors.
+    pub fn larger(&self, capacity: u64, rng: &mut Rng) -> u64 {
+        match self.spec {
+            None => capacity + 8 * (1 + rng.below(8)),
+            // The last zone becomes whole, and some more come.
+            Some(spec) => {
+                let size = spec.zone_size.0;
+                capacity.next_multiple_of(size).max(capacity + size * rng.below(4))
+            }
+        }
+    }
+
     /// What requests are multiples of, in sectors.
     pub fn unit(&self) -> u64 {
         let block = u64::from(self.block_size / 512);

@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use zvb_storage::{Done, Engine, EngineError, Image, Io, Shape, Volume, VolumeError};
+use zvb_storage::{Done, Engine, EngineError, GrowError, Image, Io, Shape, Volume, VolumeError};
+use zvb_wire::Sector;
 use zvb_zones::{Snapshot, ZoneId};
 
 use crate::medium::{Disk, Mutation};
@@ -77,6 +78,12 @@ impl Volume for Shuffled {
         let inner = Arc::clone(&self.image).engine(depth)?;
         let rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork();
         Ok(Box::new(Shuffler { inner, waiting: Vec::new(), rng: Rc::new(RefCell::new(rng)) }))
+    }
+
+    fn grow(&self, capacity: Sector) -> Result<(), GrowError> {
+        let grown = self.image.grow(capacity);
+        self.disk.lock().observe();
+        grown
     }
 
     fn close(&self) -> Result<(), VolumeError> {

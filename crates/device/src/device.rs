@@ -233,8 +233,8 @@ impl Device {
     /// flight are not disturbed, nor are those that come meanwhile.
     ///
     /// May be called from any thread that can wait for about as long as a flush takes. Interrupted, it
-    /// leaves the old size or the new one. When it fails the disk is what it was; with
-    /// [`GrowError::Failed`] it can not be written any more either.
+    /// leaves the old size or the new one. When it fails the disk is what it was; after
+    /// [`GrowError::Failed`] it can not be written any more, and has either size when it is opened next.
     pub fn resize(&self, capacity: Sector) -> Result<(), GrowError> {
         let _one_at_a_time = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let from = self.capacity();

@@ -13,7 +13,7 @@ use zvb_wire::Sector;
 use zvb_zones::ZoneId;
 
 use crate::image::Header;
-use crate::layout::Layout;
+use crate::layout::{Layout, SLOT_ALIGN};
 use crate::medium::{Mapped, Medium, clear};
 use crate::store::Store;
 use crate::table::{Record, RecordError};
@@ -171,7 +171,9 @@ impl Store {
             return Ok(None);
         }
         let place = header.map_or(0..0, Header::table);
-        clear(medium, place.clone()).map_err(failed("clear the place of the zone table"))?;
+        // All of its blocks: what comes next begins with another.
+        let blocks = place.start..place.end.next_multiple_of(SLOT_ALIGN);
+        clear(medium, blocks).map_err(failed("clear the place of the zone table"))?;
         let words = (zones as usize).saturating_mul(crate::table::WORDS);
         let table = medium.map_more(place.start, words);
         Ok(Some(table.map_err(failed("map the new zone table"))?))

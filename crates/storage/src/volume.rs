@@ -253,7 +253,8 @@ pub enum GrowError {
     /// Nothing of it may change.
     #[error("the disk is read-only")]
     ReadOnly,
-    /// The medium failed, now or before.
+    /// The medium failed, now or before. If it was now, the disk has the old size or the new one when it is
+    /// opened next.
     #[error("a failure of the medium made the disk read-only")]
     Failed,
     /// Zones that make no disk.
