@@ -26,6 +26,8 @@ pub(crate) trait Link {
     fn max_queues(&mut self) -> Result<u16, String>;
     fn max_queue_size(&mut self, index: u16) -> Result<u16, String>;
     fn set_up_queue(&mut self, index: u16, layout: &QueueLayout) -> Result<(), String>;
+    /// False: this way to the device can not do that.
+    fn reset_queue(&mut self, index: u16) -> Result<bool, String>;
     fn notify(&mut self, index: u16) -> Result<(), String>;
     fn wait(&mut self, index: u16, timeout_ms: u32) -> Result<(), String>;
     /// Shared memory, zeroed.
@@ -122,6 +124,10 @@ impl<T: Transport, D: Dma + 'static> Link for Way<'_, T, D> {
 
     fn set_up_queue(&mut self, index: u16, layout: &QueueLayout) -> Result<(), String> {
         self.on(|t| t.set_up_queue(index, layout))
+    }
+
+    fn reset_queue(&mut self, index: u16) -> Result<bool, String> {
+        self.on(|t| t.reset_queue(index))
     }
 
     fn notify(&mut self, index: u16) -> Result<(), String> {

@@ -209,6 +209,17 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
+    /// Sets up queue 0 again, which the device was made to let go of: with fewer descriptors.
+    pub(crate) fn set_up_anew(&mut self) -> Checked {
+        let Self { area, queues, flights, link, .. } = self;
+        flights.retain(|flight| flight.queue != 0);
+        if let Some(queue) = queues.first_mut() {
+            *queue = RawQueue::new(area, (queue.size / 2).max(4), 0);
+            link.set_up_queue(0, &queue.layout(area)).map_err(Stop::Link)?;
+        }
+        Ok(())
+    }
+
     /// Sets DRIVER_OK.
     pub(crate) fn go(&mut self, features: Features) -> Checked {
         let all = DeviceStatus::ACKNOWLEDGE

@@ -371,6 +371,7 @@ fn data_and_rings() {
             (147, answer(|e| e.used = e.data.len() as u32 + 1)),
             (148, Lie { deaf: true, ..Lie::default() }),
             (149, Lie { deaf: true, ..Lie::default() }),
+            (141, Lie { keeps_queue: true, ..Lie::default() }),
         ],
     );
 }

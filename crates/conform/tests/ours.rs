@@ -38,10 +38,10 @@ fn all_pass(volume: Arc<dyn Volume>) -> Vec<u16> {
 }
 
 /// What passes whatever the zones are, as long as there are some that must be written in order.
-const HOST_MANAGED: [u16; 51] = [
+const HOST_MANAGED: [u16; 52] = [
     1, 2, 3, 4, 5, 8, 10, 12, 13, 14, 18, 19, 20, 26, 40, 45, 47, 50, 52, 53, 54, 58, 59, 63, 64,
     68, 73, 74, 75, 76, 77, 78, 79, 80, 83, 84, 86, 88, 89, 90, 94, 95, 135, 137, 138, 139, 140,
-    144, 145, 146, 147,
+    141, 144, 145, 146, 147,
 ];
 
 fn assert_passed(passed: &[u16], wanted: &[u16]) {

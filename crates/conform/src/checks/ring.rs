@@ -156,6 +156,46 @@ pub(crate) fn reset_is_silent(rig: &mut Rig<'_>) -> Checked {
     expect("GET_ID after a reset", answer.status, &[Status::OK])
 }
 
+/// 141
+pub(crate) fn one_queue_alone(rig: &mut Rig<'_>) -> Checked {
+    needs(rig, Features::RING_RESET, "RING_RESET")?;
+    let features = rig.usual() | Features::RING_RESET | (rig.offered & Features::MQ);
+    if !rig.negotiate(features)? {
+        return skip("the device refuses this choice of features");
+    }
+    let count = if features.contains(Features::MQ) { rig.config.num_queues.get() } else { 1 };
+    let count = count.min(rig.link.max_queues().map_err(Stop::Link)?).clamp(1, 2);
+    rig.set_up_queues(count)?;
+    rig.go(features)?;
+    let request = Request::new(RequestType::GET_ID, 0).into(ID_BYTES as usize);
+    for queue in 0..count {
+        let answer = rig.ask_on(queue, &request)?;
+        expect("GET_ID", answer.status, &[Status::OK])?;
+    }
+    // Left lying, and the queue is taken away.
+    let chain = rig.chain_of(&request);
+    let head = rig.lay(0, &chain)?;
+    rig.publish(0, head)?;
+    if !rig.link.reset_queue(0).map_err(Stop::Link)? {
+        rig.spoil();
+        return skip("this way to the device can not reset one queue");
+    }
+    let used = |rig: &Rig<'_>| rig.queues.first().map_or(0, |queue| queue.used_index(&rig.area));
+    let before = used(rig);
+    for queue in 1..count {
+        let answer = rig.ask_on(queue, &request)?;
+        expect("GET_ID on a queue that was not reset", answer.status, &[Status::OK])?;
+    }
+    if used(rig) != before {
+        rig.spoil();
+        return fail("no buffer used of a queue that was reset", "one");
+    }
+    rig.set_up_anew()?;
+    let answer = rig.ask(&request)?;
+    rig.spoil();
+    expect("GET_ID on a queue that was reset and set up anew", answer.status, &[Status::OK])
+}
+
 /// 143
 pub(crate) fn in_order(rig: &mut Rig<'_>) -> Checked {
     needs(rig, Features::IN_ORDER, "IN_ORDER")?;

@@ -106,6 +106,8 @@ pub struct Lie {
     pub status: DeviceStatus,
     /// Signals do not come through.
     pub deaf: bool,
+    /// A queue that is to be reset alone goes on.
+    pub keeps_queue: bool,
 }
 
 pub struct Liar {
@@ -242,6 +244,14 @@ impl Transport for Liar {
             self.seen.set(0);
         }
         self.inner.set_up_queue(index, layout)
+    }
+
+    fn transport_features(&self) -> Features {
+        self.inner.transport_features()
+    }
+
+    fn reset_queue(&mut self, index: u16) -> Result<bool, ClientError> {
+        if self.lie.keeps_queue { Ok(true) } else { self.inner.reset_queue(index) }
     }
 
     fn notify(&self, index: u16) -> Result<(), ClientError> {

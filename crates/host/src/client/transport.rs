@@ -261,6 +261,10 @@ impl Transport for VhostUser {
         Ok(())
     }
 
+    fn transport_features(&self) -> Features {
+        Features::RING_RESET
+    }
+
     fn device_features(&mut self) -> Result<Features, ClientError> {
         Ok(self.offered - Features::VHOST_USER_PROTOCOL)
     }
@@ -341,6 +345,16 @@ impl Transport for VhostUser {
             *queue = Some(events);
         }
         Ok(())
+    }
+
+    /// The protocol stops a queue and starts it anew without a word on RING_RESET.
+    fn reset_queue(&mut self, index: u16) -> Result<bool, ClientError> {
+        self.queue(index)?;
+        self.stop_queue(index)?;
+        if let Some(queue) = self.queues.get_mut(usize::from(index)) {
+            *queue = None;
+        }
+        Ok(true)
     }
 
     fn notify(&self, index: u16) -> Result<(), ClientError> {
