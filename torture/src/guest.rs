@@ -92,6 +92,9 @@ struct Sent {
     /// Of a flush: what it covers.
     covers: Option<u64>,
     crowd: bool,
+    /// Of a read: the zone, while nothing else is in flight in it. (Of sectors that are written meanwhile,
+    /// nobody promises that they are read as they were before or as they are then: parts of both may be.)
+    reads: Option<usize>,
 }
 
 /// The guest.
@@ -319,7 +322,12 @@ impl Guest {
         let len = unit * (1 + self.rng.below((known.len - at) / unit));
         let at = Sector(known.start + at);
         let buffer = disk.buffer(len as usize * 512).map_err(|e| e.to_string())?;
+        let quiet = known.is_quiet() && !self.crowds.contains_key(&zone);
+        let id = self.next;
         self.submit(disk, queue, Request::Read { at, buffer }, Vec::new(), None, None);
+        if let Some(sent) = self.sent.values_mut().find(|sent| sent.id == id) {
+            sent.reads = quiet.then_some(zone);
+        }
         Ok(())
     }
 
@@ -346,7 +354,10 @@ impl Guest {
         covers: Option<u64>,
     ) -> bool {
         let Ok(token) = disk.submit(queue, request) else { return false };
-        let sent = Sent { id: self.next, zones, kind, covers, crowd: false };
+        for read in self.sent.values_mut() {
+            read.reads = read.reads.filter(|zone| !zones.contains(zone));
+        }
+        let sent = Sent { id: self.next, zones, kind, covers, crowd: false, reads: None };
         self.next += 1;
         self.sent.insert((queue, token.slot()), sent);
         true
@@ -392,9 +403,9 @@ impl Guest {
                 self.ledger.end(*zone, sent.id, outcome, at, !self.writeback);
             }
         }
-        match (sent.covers, outcome, &completion.buffer, sent.kind) {
+        match (sent.covers, outcome, &completion.buffer, sent.reads) {
             (Some(then), Outcome::Done, _, _) => self.ledger.flushed(then),
-            (None, Outcome::Done, Some(buffer), None) => {
+            (None, Outcome::Done, Some(buffer), Some(_)) => {
                 let known = buffer.chunks_exact(512).all(|sector| Tag::of(sector).is_some());
                 if !known {
                     return Err(wrong("and holds what nobody ever wrote"));
