@@ -180,6 +180,26 @@ fn after_a_failure_the_word_of_the_medium_counts() {
 }
 
 #[test]
+fn the_medium_hears_of_a_write_that_never_reaches_it() {
+    // It may keep those behind it until it is their turn.
+    let (volume, mut g) = device();
+    volume.manual();
+    let writes: Vec<_> = (0..3).map(|i| g.send_write(32 + 8 * i, &pattern(i as u8, 8))).collect();
+    g.turn();
+    volume.fail(0);
+    g.turn();
+    assert_eq!(volume.abandoned(), [ZoneId(1)]);
+    assert!(g.answer(&writes[1]).is_none());
+    volume.fail(0);
+    volume.fail(0);
+    g.turn();
+    for write in &writes {
+        assert_eq!(g.answer(write).unwrap().status(), Status::IOERR);
+    }
+    assert_eq!(g.lane.in_flight(), 0);
+}
+
+#[test]
 fn a_secure_erase_resets_zones_on_the_medium() {
     let volume = TestVolume::zoned(small(Model::HostManaged, 2, 3));
     volume.run_commands();

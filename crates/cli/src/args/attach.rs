@@ -24,7 +24,7 @@ is answered.";
 
 #[derive(Args, Debug)]
 pub(crate) struct AttachArgs {
-    /// An image, or mem:SIZE for a disk in memory that is gone with this process
+    /// An image, a block device of this host, or mem:SIZE for a disk in memory that is gone with this process
     pub(crate) disk: String,
 
     /// What the disk is called: for `zvb detach`, and in /sys/bus/vdpa [default: the image's name without

@@ -66,6 +66,8 @@ struct State {
     /// The medium has zones of its own: the commands that it was given, and how it says its zones are.
     commands: Option<Vec<Command>>,
     truth: Vec<(ZoneId, Snapshot)>,
+    /// Zones in which those that wait need not wait any more.
+    abandoned: Vec<ZoneId>,
 }
 
 impl std::fmt::Debug for TestVolume {
@@ -163,6 +165,10 @@ impl TestVolume {
     /// The commands that were carried out.
     pub fn commands(&self) -> Vec<Command> {
         self.state.lock().unwrap().commands.clone().unwrap()
+    }
+
+    pub fn abandoned(&self) -> Vec<ZoneId> {
+        self.state.lock().unwrap().abandoned.clone()
     }
 
     /// What this says of `zone` when it is asked after a failure.
@@ -284,6 +290,10 @@ impl Volume for TestVolume {
 
     fn runs_commands(&self) -> bool {
         self.state.lock().unwrap().commands.is_some()
+    }
+
+    fn abandon(&self, zone: ZoneId) {
+        self.state.lock().unwrap().abandoned.push(zone);
     }
 
     fn recheck(&self, zone: ZoneId) -> Option<Snapshot> {
