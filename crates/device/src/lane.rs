@@ -173,12 +173,15 @@ impl Lane {
         // Each round finishes an operation of a request that was there at the start, or is the last.
         loop {
             self.settle();
-            self.engine.start();
+            self.engine.begin();
             self.clock = None;
             if !self.reap() {
                 break;
             }
         }
+        // Once a turn, for all of it. What is finished by then but needs more is the next turn's.
+        self.engine.start();
+        self.reap();
         let signal = std::mem::take(&mut self.answered) && self.queue.publish();
         Turn { progress: self.progress, signal }
     }

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
+
 use support::*;
 use zvb_wire::{Condition, Model, RequestType, Status};
 
@@ -219,4 +221,26 @@ fn a_reset_between_two_writes_is_recorded_though_nobody_saw_the_zone_empty() {
         g.turn();
         assert_eq!(g.lane.in_flight(), 0);
     }
+}
+
+#[test]
+fn a_turn_starts_its_io_once_and_signals_once_whatever_it_does() {
+    let volume = TestVolume::zoned(small(Model::HostManaged, 0, 0));
+    let mut g = Guest::new(&session(&volume), 0);
+    // Finished inside the turn, one needing the other: writes, a reset that waits for them, a write behind
+    // it, a flush, a read.
+    let writes: Vec<_> = (0..3).map(|i| g.send_write(32 + 8 * i, &pattern(i as u8, 8))).collect();
+    let reset = g.send(&[&Guest::header(RequestType::ZONE_RESET, 32)], &[1]);
+    let flush = g.send(&[&Guest::header(RequestType::FLUSH, 0)], &[1]);
+    let read = g.send(&[&Guest::header(RequestType::IN, 0)], &[4096, 1]);
+    let (starts, used) = (volume.starts.load(Ordering::Relaxed), g.used_index());
+    let turn = g.lane.turn(true);
+    assert_eq!(volume.starts.load(Ordering::Relaxed) - starts, 1);
+    assert!(turn.progress && turn.signal, "one signal is asked for, by the turn as a whole");
+    assert_eq!(g.used_index().wrapping_sub(used), 6, "all of them in this turn");
+    for sent in writes.iter().chain([&reset, &flush, &read]) {
+        assert_eq!(g.answer(sent).unwrap().status(), Status::OK);
+    }
+    // One that finds nothing asks for none.
+    assert!(!g.lane.turn(true).signal);
 }

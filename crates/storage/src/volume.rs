@@ -124,10 +124,18 @@ pub trait Engine {
     /// Order: none is promised between operations in flight.
     fn submit(&mut self, io: Io);
 
-    /// Begins everything taken and not begun: one system call at most.
+    /// Does of what was taken what can be done at once, so that [`reap`](Self::reap) finds it. What can not
+    /// may be left to [`start`](Self::start).
+    fn begin(&mut self) {
+        self.start();
+    }
+
+    /// Begins everything taken and not begun. What goes on in the background is handed over in one system
+    /// call at most.
     fn start(&mut self);
 
-    /// Appends what is finished to `done`, without waiting.
+    /// Appends what is finished to `done`, without waiting. What of an operation is left to be done then
+    /// goes on at the next [`start`](Self::start).
     fn reap(&mut self, done: &mut Vec<Done>);
 
     /// Operations taken and not yet reaped.

@@ -61,7 +61,9 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         })
         .and_then(|bytes| bytes.checked_add(SPARE_BYTES))
         .context("--bs, --depth and --queues ask for more memory than there is")?;
-    let queue_size = u16::try_from(depth.next_power_of_two().clamp(256, 1024)).unwrap_or(1024);
+    // A request takes three descriptors of a device without indirect ones.
+    let descriptors = depth.saturating_mul(3).checked_next_power_of_two().unwrap_or(u32::MAX);
+    let queue_size = u16::try_from(descriptors.clamp(256, 1024)).unwrap_or(1024);
     let how = Connect { queues, queue_size, memory, ..Connect::default() };
     let mut device = Device::connect(&args.device, &how)?;
     check(args, &device, bytes)?;

@@ -51,6 +51,8 @@ pub struct TestVolume {
     shape: Shape,
     state: Mutex<State>,
     engines: AtomicUsize,
+    /// How often engines were told to start.
+    pub starts: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -139,6 +141,7 @@ impl TestVolume {
             },
             state: Mutex::new(State { bytes, recovered, ..State::default() }),
             engines: AtomicUsize::new(0),
+            starts: AtomicUsize::new(0),
         })
     }
 
@@ -324,6 +327,11 @@ impl Engine for TestEngine {
     }
 
     fn start(&mut self) {
+        self.volume.starts.fetch_add(1, Ordering::Relaxed);
+        self.begin();
+    }
+
+    fn begin(&mut self) {
         if !self.volume.state.lock().unwrap().manual {
             while self.volume.pending() > 0 {
                 self.volume.finish(0);

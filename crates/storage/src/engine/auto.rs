@@ -30,8 +30,10 @@ pub(crate) struct RingEngine {
     pin: Option<u64>,
     /// Taken, not begun.
     queue: VecDeque<Job>,
-    /// Writes of a batch that go out in one call.
-    gathered: Gathered,
+    /// Writes of a batch that go out in one call, for each of some places that are written to in turn.
+    gathered: [Gathered; PLACES],
+    /// The one that goes out first when another is wanted.
+    oldest: usize,
     /// Empty between batches, kept for its room.
     written: Vec<(Job, u64)>,
     /// Writes that did not go out whole together: each goes on alone, and hears of its own error.
@@ -45,6 +47,12 @@ impl fmt::Debug for RingEngine {
         f.debug_struct("RingEngine").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
 }
+
+/// Places that a batch of writes may go to in turn and still have few calls: open zones.
+const PLACES: usize = 8;
+
+/// Writes that there is room for from the beginning, for each place.
+const ROOM: usize = 64;
 
 /// How a job goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +78,8 @@ impl RingEngine {
         let desk = Desk::new(served)?;
         let ring = Ring::new(depth, &desk.served.rings)?;
         let event = ring.event_with(desk.mailbox.event())?;
+        // Lists that most batches fit into: then they never grow.
+        let room = usize::try_from(depth).unwrap_or(ROOM).min(ROOM);
         // Where a commit may happen inside a batch, nothing is pinned before it is begun.
         let at_once = !all && !matches!(desk.served.committer, Committer::Caller);
         let cache = if at_once { Cache::new(&desk.served) } else { None };
@@ -80,8 +90,9 @@ impl RingEngine {
             cache,
             pin: None,
             queue: VecDeque::new(),
-            gathered: Gathered::default(),
-            written: Vec::new(),
+            gathered: std::array::from_fn(|_| Gathered::with_room(room)),
+            oldest: 0,
+            written: Vec::with_capacity(room),
             alone: Vec::new(),
             event,
         })
@@ -179,24 +190,38 @@ impl RingEngine {
     /// Keeps a write for the next call, which goes out first if this one does not fit behind it. Back when
     /// it fits nowhere.
     fn gather(&mut self, job: Job, at: u64, bytes: u64) -> Option<Job> {
-        match self.gathered.add(job, at, bytes) {
-            Ok(()) => None,
-            Err(job) => {
-                self.write_gathered();
-                self.gathered.add(job, at, bytes).err()
-            }
+        let follows = |gathered: &Gathered| gathered.is_followed_by(at);
+        let mut place = self.gathered.iter().position(follows);
+        if place.is_none() {
+            place = self.gathered.iter().position(Gathered::is_empty);
+        }
+        let place = place.unwrap_or_else(|| {
+            let oldest = self.oldest;
+            self.oldest = (oldest + 1) % PLACES;
+            self.write_gathered(oldest);
+            oldest
+        });
+        let Some(gathered) = self.gathered.get_mut(place) else { return Some(job) };
+        let job = match gathered.add(job, at, bytes) {
+            Ok(()) => return None,
+            Err(job) => job,
+        };
+        self.write_gathered(place);
+        match self.gathered.get_mut(place) {
+            Some(gathered) => gathered.add(job, at, bytes).err(),
+            None => Some(job),
         }
     }
 
-    /// Writes what was gathered.
-    fn write_gathered(&mut self) {
-        if self.gathered.is_empty() {
+    /// Writes what was gathered for `place`.
+    fn write_gathered(&mut self, place: usize) {
+        let Some(gathered) = self.gathered.get_mut(place).filter(|some| !some.is_empty()) else {
             return;
-        }
+        };
         let file = self.desk.served.store.medium.file();
-        let mut moved = file.map_or(0, |file| self.gathered.write(file.buffered).unwrap_or(0));
+        let mut moved = file.map_or(0, |file| gathered.write(file.buffered).unwrap_or(0));
         let mut written = std::mem::take(&mut self.written);
-        self.gathered.take(&mut written);
+        gathered.take(&mut written);
         for (mut job, bytes) in written.drain(..) {
             let of_this = bytes.min(moved);
             moved -= of_this;
@@ -266,17 +291,13 @@ impl RingEngine {
                 break;
             }
         }
-        self.write_gathered();
+        (0..PLACES).for_each(|place| self.write_gathered(place));
         // Each goes to its end, or waits for a slot: there are no more of these afterwards.
         while let Some(job) = self.alone.pop() {
             self.advance(job, How::Alone);
         }
         let pin = self.pin.take();
         self.desk.unpin_batch(pin);
-        if self.ring.submit() {
-            // The kernel is short of something: come again.
-            self.desk.mailbox.ring();
-        }
     }
 }
 
@@ -294,8 +315,16 @@ impl Engine for RingEngine {
         self.queue.push_back(job);
     }
 
+    fn begin(&mut self) {
+        self.drive();
+    }
+
     fn start(&mut self) {
         self.drive();
+        if self.ring.submit() {
+            // The kernel is short of something: come again.
+            self.desk.mailbox.ring();
+        }
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {
@@ -305,6 +334,11 @@ impl Engine for RingEngine {
             self.landed(finished);
         }
         self.drive();
+        if self.ring.has_waiting() {
+            // The rest of an operation, or one that there was no room for: whoever does not start us anyhow
+            // is not to wait for it.
+            self.desk.mailbox.ring();
+        }
         done.append(&mut self.desk.done);
     }
 

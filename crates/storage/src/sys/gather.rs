@@ -26,16 +26,27 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
+    /// Nothing, with room for `count` jobs.
+    pub(crate) fn with_room(count: usize) -> Self {
+        let (jobs, vecs) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        Self { jobs, vecs, ..Self::default() }
+    }
+
     /// True when there is nothing here.
     pub(crate) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
+    }
+
+    /// True when what goes to `at` follows what is here.
+    pub(crate) fn is_followed_by(&self, at: u64) -> bool {
+        !self.is_empty() && self.start.checked_add(self.bytes) == Some(at)
     }
 
     /// Adds the next `bytes` bytes of `job`, which go to `at`; gives it back when they do not fit behind
     /// those that are here.
     pub(crate) fn add(&mut self, job: Job, at: u64, bytes: u64) -> Result<(), Job> {
         let first = self.jobs.is_empty();
-        let follows = self.start.checked_add(self.bytes) == Some(at);
+        let follows = self.is_followed_by(at);
         let total = self.bytes.saturating_add(bytes);
         if !(first || follows && total <= BYTES_MAX) {
             return Err(job);

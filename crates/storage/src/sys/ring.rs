@@ -173,6 +173,11 @@ impl Ring {
         }
     }
 
+    /// True when [`submit`](Self::submit) has something to begin.
+    pub(crate) fn has_waiting(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
     /// Begins all that was taken. True when some of it has to be tried again.
     pub(crate) fn submit(&mut self) -> bool {
         if self.ring.submission().is_empty() {

@@ -250,6 +250,7 @@ impl Worker {
             let ready = poll(&mut fds, Some(&timeout)).unwrap();
             assert_eq!(ready, 1, "{} in flight, and nothing happens", self.engine.in_flight());
             self.engine.reap(&mut done);
+            self.engine.start();
         }
         done
     }
