@@ -69,7 +69,7 @@ pub(super) fn serve(
     let options = AttachOptions {
         folder: FOLDER.into(),
         // A disk in memory was gone with the process that served it.
-        take_over: end.force || matches!(source, Source::Image(_)),
+        take_over: end.force || !matches!(source, Source::Memory(_)),
         force: end.force,
         log: Arc::clone(log),
     };
