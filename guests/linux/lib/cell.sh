@@ -101,7 +101,14 @@ own_guest() {
         at_the_end
         console_clean
     ) >"$cell/$id.transcript" 2>&1 &
+    hand_down $!
     wait $! && result "$id" 0 $(($(now) - started)) || result "$id" $? $(($(now) - started))
+}
+
+# This shell has started no guest itself, and only passes on that it is to end.
+hand_down() {
+    # shellcheck disable=SC2064 # the process is known now
+    trap "trap '' INT TERM HUP; kill -TERM $1 2>/dev/null; wait; exit 130" INT TERM HUP
 }
 
 # Once the guest is gone.
@@ -122,6 +129,6 @@ run_cell() {
     kernel=$1 vcpus=$2 cell=$results/$1-$2
     mkdir -p "$cell"
     for id in "${ids[@]}"; do [ "${vm[$id]}" = own ] || shared+=("$id"); done
-    [ ${#shared[@]} -eq 0 ] || (shared_guest "${shared[@]}")
-    for id in "${ids[@]}"; do [ "${vm[$id]}" != own ] || (own_guest "$id"); done
+    [ ${#shared[@]} -eq 0 ] || { (shared_guest "${shared[@]}") & hand_down $!; wait $! || true; }
+    for id in "${ids[@]}"; do [ "${vm[$id]}" != own ] || { (own_guest "$id") & hand_down $!; wait $! || true; }; done
 }
