@@ -519,7 +519,7 @@ fn a_copy_is_the_same_disk_under_another_name() {
     let (_directory, path) = used(Model::None, true);
     let onto_itself = CloneOptions { force: true, ..CloneOptions::default() };
     let error = Image::clone_file(&path, &path, &onto_itself, &mut |_| {});
-    assert!(matches!(error, Err(CloneError::To(CreateError::InUse { .. }))), "{error:?}");
+    assert!(matches!(error, Err(CloneError::Itself { .. })), "{error:?}");
 }
 
 fn state(zone: u32, condition: Condition, written: u64) -> ZoneState {
