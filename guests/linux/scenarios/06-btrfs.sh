@@ -87,6 +87,9 @@ EOS
     ) || { echo "$tree"; return 1; }
     echo "the tree: $tree"
     vm_stop
+    # btrfs writes data by zone append.
+    "$zvb" ctl --control "$(control_socket disk)" stats | tee "$work/stats"
+    grep -qE '^ +[0-9]+ +append +[1-9]' "$work/stats"
     vm_start
     inside <<EOS
 $mounted
