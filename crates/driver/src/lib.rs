@@ -143,6 +143,12 @@
 //! 35 KB of shared memory with 256 descriptors, and 16 bytes are kept for each zone
 //! ([`Checks::Full`]).
 //!
+//! # How large it is
+//!
+//! A program that is this driver over MMIO, with every kind of request, has 56 KB of code on x86-64 when compiled
+//! for speed, of which 42 KB are this crate, the rings and the wire; 38 KB in all when compiled for size with
+//! link-time optimisation. `guests/bare/size` measures it (Rust 1.95 gave these).
+//!
 //! # Devices that do not keep to the specification
 //!
 //! QEMU's zoned device (10.0 to 11.1) breaks some rules (docs/interop.md). This driver works on it, since it
