@@ -1,4 +1,4 @@
-# attached to the guest's kernel (VDUSE): scenarios 1 to 6, kills
+# attached to the guest's kernel (VDUSE): 1 to 6, and kills
 vm=own
 needs_in_guest "$zvb" "$here/guest/attached.sh"
 
