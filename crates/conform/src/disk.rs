@@ -58,6 +58,15 @@ impl Zone {
         matches!(self.kind, REQUIRED | PREFERRED)
     }
 
+    /// Neither read-only nor offline.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.is(Condition::ReadOnly) && !self.is(Condition::Offline)
+    }
+
+    pub(crate) fn is_sound_conventional(&self) -> bool {
+        self.kind == CONVENTIONAL && self.is_sound()
+    }
+
     /// Its condition in words.
     pub(crate) fn told(&self) -> String {
         told(self.state)
@@ -184,6 +193,12 @@ impl Rig<'_> {
     pub(crate) fn append(&mut self, zone: u64, data: &[u8]) -> Checked<(Status, u64)> {
         let answer = self.ask(&Request::new(RequestType::ZONE_APPEND, zone).with(data))?;
         Ok((answer.status, answer.appended))
+    }
+
+    /// The sectors of `zone`: those of all zones, but that the disk may end in the last one.
+    pub(crate) fn zone_len(&self, zone: &Zone) -> u64 {
+        let size = u64::from(self.config.zoned.zone_sectors.get());
+        size.min(self.config.capacity.get().saturating_sub(zone.start))
     }
 
     /// True when appends are supported.
@@ -315,11 +330,11 @@ impl Rig<'_> {
         zone.map_or_else(|| skip("there is no sequential zone"), Ok)
     }
 
-    /// A conventional zone.
+    /// A conventional zone that can be read and written.
     pub(crate) fn conventional(&mut self) -> Checked<Zone> {
         self.zoned()?;
-        let zone = self.zones()?.into_iter().find(|zone| zone.kind == CONVENTIONAL);
-        zone.map_or_else(|| skip("there are no conventional zones"), Ok)
+        let zone = self.zones()?.into_iter().find(Zone::is_sound_conventional);
+        zone.map_or_else(|| skip("there are no sound conventional zones"), Ok)
     }
 
     /// A zone in a condition that only the device can bring about.
@@ -339,8 +354,8 @@ impl Rig<'_> {
         self.zoned()?;
         let room = self.unit().saturating_mul(16);
         let zone = self.zones()?.into_iter().find(|zone| {
-            let usable = !zone.is(Condition::ReadOnly) && !zone.is(Condition::Offline);
-            matches!(zone.kind, CONVENTIONAL | PREFERRED) && usable && zone.capacity >= room
+            let anywhere = matches!(zone.kind, CONVENTIONAL | PREFERRED);
+            anywhere && zone.is_sound() && zone.capacity >= room
         });
         match zone {
             Some(zone) => Ok((zone.start, zone.capacity)),

@@ -114,6 +114,26 @@ fn a_single_zone() {
 }
 
 #[test]
+fn a_single_zone_smaller_than_the_zone_size() {
+    for zone_capacity in [1024, 800] {
+        for secure_erase in [false, true] {
+            let spec = GeometrySpec {
+                capacity: Sector(80),
+                zone_capacity: Sector(zone_capacity),
+                conventional: 0,
+                ..SPEC
+            };
+            let options = DeviceOptions { secure_erase, ..DeviceOptions::default() };
+            let passed = all_pass_on(zoned(spec), options);
+            assert_passed(&passed, &[10, 12, 53, 59, 68, 74]);
+            if secure_erase {
+                assert_passed(&passed, &[65, 66, 67]);
+            }
+        }
+    }
+}
+
+#[test]
 fn sectors_as_granules_and_no_appends() {
     let spec = GeometrySpec { write_granularity: 512, max_append: Sector(0), ..SPEC };
     let passed = all_pass(zoned(spec));
@@ -138,6 +158,19 @@ fn plain() {
 }
 
 #[test]
+fn plain_and_tiny() {
+    for (sectors, block, zeroed) in
+        [(8, 4096, false), (16, 4096, false), (24, 4096, true), (1, 512, false)]
+    {
+        let volume = Arc::new(Memory::new(Sector(sectors), block, None).unwrap());
+        let options = DeviceOptions { secure_erase: true, ..DeviceOptions::default() };
+        let passed = all_pass_on(volume, options);
+        assert_passed(&passed, &[1, 2, 3, 4, 5, 26, 40, 135, 144, 147, 149]);
+        assert_eq!(passed.contains(&29) && passed.contains(&30), zeroed);
+    }
+}
+
+#[test]
 fn secure_erase() {
     for spec in [SPEC, GeometrySpec { model: Model::HostAware, ..SPEC }] {
         let options = DeviceOptions { secure_erase: true, ..DeviceOptions::default() };
@@ -152,6 +185,20 @@ fn zones_that_gave_up() {
     let passed = all_pass(Aged::volume(SPEC, false, &faulty));
     assert_passed(&passed, &HOST_MANAGED);
     assert_passed(&passed, &[48, 49, 61, 62, 92]);
+}
+
+#[test]
+fn conventional_zones_that_gave_up() {
+    for condition in [Condition::ReadOnly, Condition::Offline] {
+        for first in [&[(0, condition)][..], &[(0, condition), (1, condition)]] {
+            let passed = all_pass(Aged::volume(SPEC, false, first));
+            assert_passed(&passed, &HOST_MANAGED);
+            // With another one that is sound, they are tried there.
+            for number in [29, 30, 43] {
+                assert_eq!(passed.contains(&number), first.len() == 1, "{number}");
+            }
+        }
+    }
 }
 
 #[test]

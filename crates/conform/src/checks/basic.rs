@@ -118,9 +118,12 @@ pub(crate) fn discard_works(rig: &mut Rig<'_>) -> Checked {
 
 /// Writes a pattern, zeroes a part in the middle, and reads it all back.
 fn zero(rig: &mut Rig<'_>, flags: u32) -> Checked {
-    let (at, _) = rig.scratch()?;
+    let (at, sectors) = rig.scratch()?;
     needs(rig, Features::WRITE_ZEROES, "WRITE_ZEROES")?;
     let (unit, bytes) = (rig.unit(), rig.unit_bytes());
+    if sectors < unit.saturating_mul(3) {
+        return skip("it takes three blocks, and the disk has fewer");
+    }
     let most = u64::from(rig.config.max_write_zeroes_sectors.get());
     if most < unit {
         return fail("max_write_zeroes_sectors of a block or more", format!("{most}"));

@@ -221,10 +221,9 @@ pub(crate) fn faulty_reads(rig: &mut Rig<'_>) -> Checked {
 
 /// 93
 pub(crate) fn capacity_below_size(rig: &mut Rig<'_>) -> Checked {
-    let size = u64::from(rig.config.zoned.zone_sectors.get());
     let zone = rig.fresh_required_one()?;
     let unit = rig.unit();
-    if zone.capacity.saturating_add(unit) > size {
+    if zone.capacity.saturating_add(unit) > rig.zone_len(&zone) {
         return skip("the capacity of the zones is their size");
     }
     let data = pattern(93, rig.unit_bytes());

@@ -131,7 +131,7 @@ pub(crate) fn reset_refused(rig: &mut Rig<'_>) -> Checked {
 /// 50
 pub(crate) fn reset_all(rig: &mut Rig<'_>) -> Checked {
     let zone = rig.fresh_one()?;
-    let conventional = rig.zones()?.into_iter().find(|zone| zone.kind == CONVENTIONAL);
+    let conventional = rig.zones()?.into_iter().find(Zone::is_sound_conventional);
     let data = pattern(50, rig.unit_bytes());
     if let Some(other) = &conventional {
         expect("OUT to a conventional zone", rig.write(other.start, &data)?, &[Status::OK])?;
@@ -389,6 +389,7 @@ pub(crate) fn erase_alignment(rig: &mut Rig<'_>) -> Checked {
 pub(crate) fn erase_whole_zones(rig: &mut Rig<'_>) -> Checked {
     needs(rig, Features::SECURE_ERASE, "SECURE_ERASE")?;
     let zone = rig.fresh_one()?;
+    // Never all of a zone, not even of a smaller last one: such a zone has room for four of them.
     let unit = rig.unit();
     let got = rig.ranges(RequestType::SECURE_ERASE, &[(zone.start, unit, 0)])?;
     if got == Status::OK {
@@ -402,8 +403,8 @@ pub(crate) fn erase_resets(rig: &mut Rig<'_>) -> Checked {
     needs(rig, Features::SECURE_ERASE, "SECURE_ERASE")?;
     let zone = rig.fresh_one()?;
     rig.advance(&zone, 1)?;
-    let size = u64::from(rig.config.zoned.zone_sectors.get());
-    let got = rig.ranges(RequestType::SECURE_ERASE, &[(zone.start, size, 0)])?;
+    let len = rig.zone_len(&zone);
+    let got = rig.ranges(RequestType::SECURE_ERASE, &[(zone.start, len, 0)])?;
     expect("SECURE_ERASE of a zone", got, &[Status::OK])?;
     let now = rig.zone(zone.start)?;
     expect_state("SECURE_ERASE", &now, Condition::Empty)
