@@ -130,6 +130,12 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         self.queue(queue).map_or(Ok(None), |mut queue| queue.poll())
     }
 
+    /// [`Queue::ask_for_signal`] on queue `queue`; false when there is none.
+    #[must_use = "sleeping on a true is a wakeup lost"]
+    pub fn ask_for_signal(&mut self, queue: u16) -> bool {
+        self.queue(queue).is_some_and(|mut queue| queue.ask_for_signal())
+    }
+
     /// [`Queue::wait`] on queue `queue`.
     pub fn wait(&mut self, queue: u16, timeout_ms: Option<u32>) -> Result<(), Error<T::Error>> {
         self.queue(queue).ok_or(Invalid::NoSuchQueue(queue))?.wait(timeout_ms)
@@ -404,11 +410,41 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
         Ok(())
     }
 
-    /// The next completion, if there is one. Never blocks, and never notifies.
+    /// The next completion, if there is one. Never blocks, never notifies, and does not ask for a signal
+    /// ([`ask_for_signal`](Self::ask_for_signal)).
     ///
     /// A request that failed is a completion; `Err` means that nothing will come from this queue any more.
     pub fn poll(&mut self) -> Result<Option<Completion<D>>, Fault> {
         self.state.poll(self.info, self.zones)
+    }
+
+    /// Asks the device for a signal (an interrupt, on a machine) about its next answer, for those who poll
+    /// when one comes and do not [`wait`](Self::wait). True: there is something to poll already, and the
+    /// signal may never come. So, whenever a signal came, and once before the first:
+    ///
+    /// ```
+    /// # use zvb_driver::{Completion, Dma, Fault, Queue, Transport};
+    /// # fn signalled<T: Transport, D: Dma>(
+    /// #     queue: &mut Queue<'_, T, D>, done: impl Fn(Completion<D>),
+    /// # ) -> Result<(), Fault> {
+    /// loop {
+    ///     while let Some(completion) = queue.poll()? {
+    ///         done(completion);
+    ///     }
+    ///     if !queue.ask_for_signal() {
+    ///         break; // and sleep
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// One call is good for one signal: after the next completion that is polled the device is quiet until
+    /// it is asked again, but for a signal that is on its way. `wait` and the calls that block use up what
+    /// was asked for on their queue; ask again after them. Never blocks, and never notifies.
+    #[must_use = "sleeping on a true is a wakeup lost"]
+    pub fn ask_for_signal(&mut self) -> bool {
+        self.state.ask_for_signal()
     }
 
     /// Kicks, and blocks until there may be something to poll: at most `timeout_ms` milliseconds, or as

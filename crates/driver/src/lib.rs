@@ -129,10 +129,17 @@
 //! # In async code
 //!
 //! A future for a request submits it when it is first polled, and leaves its waker in a list, at
-//! [`Token::slot`]; the task that the interrupt wakes calls [`Queue::poll`] until nothing is left, puts each
-//! completion at its token's slot, and wakes the waker there. A future that is dropped before its time just
-//! leaves the list: the driver keeps the memory until the device gives it back.
-//! `tests/asynchronous.rs` has all of that in 100 lines, over no executor in particular.
+//! [`Token::slot`]. Something must then [`kick`](Queue::kick), or the device never sees it: the executor once
+//! its tasks have all had their turn, so that many requests cost one notification, or each future for itself.
+//!
+//! One task for each queue (or for all) takes the answers. It calls [`Queue::poll`] until nothing is left, puts
+//! each completion at its token's slot, and wakes the waker there; then it calls [`Queue::ask_for_signal`],
+//! begins again if that is true, and else sleeps until the handler of the interrupt wakes it. It runs once
+//! before the first request: **a device signals only what it was asked for**, and nobody else asks but
+//! [`Queue::wait`] and the calls that block.
+//!
+//! A future that is dropped before its time just leaves the list: the driver keeps the memory until the device
+//! gives it back. `tests/asynchronous.rs` has all of that in 200 lines, over no executor in particular.
 //!
 //! # What it allocates
 //!

@@ -81,6 +81,8 @@ pub(crate) struct QueueState<D: Dma> {
     readable: Vec<(u64, u32)>,
     writable: Vec<(u64, u32)>,
     sequence: u64,
+    /// A signal was asked for, and nothing was polled since.
+    asked: bool,
     fault: Option<Fault>,
     dma: D,
 }
@@ -102,6 +104,7 @@ impl<D: Dma> QueueState<D> {
             readable: Vec::with_capacity(segments),
             writable: Vec::with_capacity(segments),
             sequence: 0,
+            asked: false,
             fault: None,
             dma: dma.clone(),
         })
@@ -294,13 +297,21 @@ impl<D: Dma> QueueState<D> {
         }
     }
 
-    /// Asks for a signal about the next answer. True: there is something to poll already.
+    /// Asks for a signal about the next answer. True: the device has given one already.
     pub(crate) fn resume_signals(&mut self) -> bool {
+        self.asked = true;
         self.ring.resume_signals()
+    }
+
+    /// Asks for a signal, unless there is something to poll already: true.
+    pub(crate) fn ask_for_signal(&mut self) -> bool {
+        // A broken queue has its fault to tell, and its device nothing more to signal.
+        self.fault.is_some() || self.has_stash() || self.resume_signals()
     }
 
     /// Asks for no more signals.
     pub(crate) fn pause_signals(&mut self) {
+        self.asked = false;
         self.ring.pause_signals();
     }
 
@@ -328,7 +339,13 @@ impl<D: Dma> QueueState<D> {
             match self.next(info, zones)? {
                 // Of a blocking call that failed: nobody wants it any more.
                 Some((Owner::Call, _)) => {}
-                Some((Owner::User, completion)) => return Ok(Some(completion)),
+                Some((Owner::User, completion)) => {
+                    // Whoever polls is awake.
+                    if self.asked {
+                        self.pause_signals();
+                    }
+                    return Ok(Some(completion));
+                }
                 None => break,
             }
         }
