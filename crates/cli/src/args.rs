@@ -125,7 +125,8 @@ keyword), what it says, and pass, FAIL (with what was expected and what came) or
 exit status is 1 when one fails.
 
 JSON: \"results\", each with \"number\", \"title\", \"level\" and \"result\" (\"pass\", \"fail\" with \"expected\" \
-and \"got\", or \"n/a\" with \"why\"), then \"passed\", \"failed\" and \"not_applicable\", which count them.";
+and \"got\", or \"n/a\" with \"why\"), then \"passed\", \"failed\" and \"not_applicable\", which count them. When the \
+device was lost on the way, the last result is the failure that this is, and \"aborted\" says why no more follow.";
 
 /// Which device.
 #[derive(Args, Clone, Debug)]
@@ -489,7 +490,7 @@ pub(crate) struct ConformArgs {
     #[arg(long, short, value_name = "PATH")]
     pub(crate) socket_path: PathBuf,
 
-    /// An answer that takes longer than this is none
+    /// An answer that takes longer than this is none, on the socket as on the queues
     #[arg(long, value_name = "SECONDS", default_value = "5")]
     pub(crate) timeout: NonZeroU32,
 

@@ -1,8 +1,10 @@
 //! `zvb conform`.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use serde::Serialize;
-use zvb_conform::{Options, Outcome, Summary, Verdict};
+use zvb_conform::{Aborted, Options, Outcome, Summary, Verdict};
 use zvb_host::client::{self, SharedMemory, VhostUser};
 
 use crate::args::ConformArgs;
@@ -15,6 +17,9 @@ struct Answer {
     passed: u32,
     failed: u32,
     not_applicable: u32,
+    /// Why the statements behind these were not tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aborted: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -46,35 +51,65 @@ pub(super) fn run(args: &ConformArgs) -> anyhow::Result<()> {
         only: &args.only,
         ..Options::default()
     };
+    let reply_timeout = Duration::from_secs(args.timeout.get().into());
+    let client = client::Options { reply_timeout, ..client::Options::default() };
     let mut results = Vec::new();
+    let mut summary = Summary::default();
     // Who stops reading stops nothing: the device is left in order.
     let mut gone: Option<OutputGone> = None;
-    let summary = zvb_conform::run(
-        &mut || VhostUser::connect(&args.socket_path, memory.clone(), client::Options::default()),
+    let ended = zvb_conform::run(
+        &mut || VhostUser::connect(&args.socket_path, memory.clone(), client),
         &memory,
         &options,
         &mut |outcome| {
+            count(&mut summary, &outcome.verdict);
             if args.json {
                 results.push(Statement::of(outcome));
             } else if gone.is_none() {
                 gone = output::say(line(outcome)).err();
             }
         },
-    )
-    .with_context(|| format!("cannot go on with the device at {}", args.socket_path.display()))?;
+    );
     if let Some(gone) = gone {
         return Err(gone.into());
     }
-    let Summary { passed, failed, not_applicable } = summary;
-    if args.json {
-        output::json(&Answer { results, passed, failed, not_applicable })?;
-    } else {
-        output::say(format_args!("{passed} passed, {failed} failed, {not_applicable} n/a"))?;
+    let aborted = match &ended {
+        // Nothing was tried, so there is nothing to tell.
+        Err(Aborted::NoDevice(_)) => None,
+        other => Some(other.as_ref().err().map(Aborted::to_string)),
+    };
+    if let Some(aborted) = aborted {
+        tell(args, summary, results, aborted)?;
     }
-    if failed > 0 {
-        bail!("{failed} statements do not hold");
+    let place = args.socket_path.display();
+    ended.with_context(|| format!("cannot go on with the device at {place}"))?;
+    if summary.failed > 0 {
+        bail!("{} statements do not hold", summary.failed);
     }
     Ok(())
+}
+
+fn count(summary: &mut Summary, verdict: &Verdict) {
+    let counter = match verdict {
+        Verdict::Pass => &mut summary.passed,
+        Verdict::Fail { .. } => &mut summary.failed,
+        Verdict::NotApplicable { .. } => &mut summary.not_applicable,
+    };
+    *counter += 1;
+}
+
+/// What is said behind the last statement, or in JSON of all of them.
+fn tell(
+    args: &ConformArgs,
+    summary: Summary,
+    results: Vec<Statement>,
+    aborted: Option<String>,
+) -> anyhow::Result<()> {
+    let Summary { passed, failed, not_applicable } = summary;
+    if args.json {
+        return output::json(&Answer { results, passed, failed, not_applicable, aborted });
+    }
+    Ok(output::say(format_args!("{passed} passed, {failed} failed, {not_applicable} n/a"))?)
 }
 
 impl Statement {

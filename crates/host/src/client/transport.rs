@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 use zvb_driver::{QueueLayout, Transport};
@@ -28,7 +30,8 @@ const MAX_QUEUES: u64 = 256;
 /// What can be chosen about a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// How long the server may take to answer a request on the socket (not on a queue).
+    /// How long the server may take to accept a connection, and to answer a request on the socket (not on
+    /// a queue).
     pub reply_timeout: Duration,
     /// The largest queue, in descriptors: a power of two up to 32768. vhost-user can not ask the server;
     /// more than the default of 1024 is for servers that are known to take it.
@@ -38,6 +41,23 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { reply_timeout: Duration::from_secs(30), max_queue_size: 1024 }
+    }
+}
+
+/// Connects to `path`. A server that accepts nobody makes who comes wait once its backlog is full.
+fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // No more than connecting is bounded by it: whatever is sent later is sent without waiting.
+    let timeout = timeout.max(Duration::from_millis(1));
+    set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => Ok(socket.into()),
+        Err(Errno::AGAIN) => {
+            let text = format!("the server has accepted nobody for {} ms", timeout.as_millis());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -71,7 +91,7 @@ impl VhostUser {
         memory: SharedMemory,
         options: Options,
     ) -> Result<Self, ClientError> {
-        let socket = UnixStream::connect(path).map_err(|source| {
+        let socket = connect(path, options.reply_timeout).map_err(|source| {
             let path = path.to_owned();
             match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
