@@ -41,19 +41,26 @@ fn a_limit_on_the_size_of_files_fails_writes_and_ends_no_server() {
             prlimit(pid, Resource::Fsize, Rlimit { current: most.or(now.maximum), ..now }).unwrap()
         };
         // In the middle of a zone's room in the file: where that is depends on what was there before.
+        // It may also change from try to try, when room that was let go is there again.
         let (data, mut most) = (bytes(1, CAPACITY), 2 << 20);
-        let end = loop {
+        let mut end = 0;
+        for _ in 0..50 {
             limit(Some(most));
             let run = place.input("append", &["--zone", "0"], &data);
-            let end = written(&place, 0);
-            assert_eq!(run.code(), 1, "{engine}: all was written below {most}");
+            end = written(&place, 0);
+            if run.code() == 0 {
+                assert_eq!(end, CAPACITY);
+                place.drive("reset", &["--zone", "0"]).ok();
+                most = 2 << 20;
+                continue;
+            }
             assert!(run.err().contains("log of the server"), "{}", run.err());
             if end > 0 {
-                break end;
+                break;
             }
             most += 3 << 19;
-        };
-        assert!(end < CAPACITY);
+        }
+        assert!(end > 0 && end < CAPACITY, "{engine}: {end}");
         holds(&place, "0", &data[..end]);
         assert_eq!(place.input("append", &["--zone", "0"], &data[end..]).code(), 1, "{engine}");
         assert_eq!(written(&place, 0), end, "{engine}");
@@ -120,14 +127,15 @@ fn a_full_file_system_is_written_to_again_when_a_zone_was_reset() {
     holds(&place, &name, &data[full][..end]);
     holds(&place, "0", &data[0]);
 
+    // What the reset gave back is there for the write that finds no other, without a flush.
     place.drive("reset", &["--zone", "0"]).ok();
-    place.drive("flush", &[]).ok();
-    let begun = Instant::now();
-    // The space comes back a moment after the flush.
-    while place.input("append", &["--zone", &name], &data[full][written(&place, full)..]).code()
-        != 0
-    {
-        assert!(begun.elapsed() < Duration::from_secs(20), "there is no space");
-    }
+    place.input("append", &["--zone", &name], &data[full][end..]).ok();
     holds(&place, &name, &data[full]);
+    // Space that goes round, and is no more than there is.
+    for round in 0..20 {
+        let data = bytes(round, CAPACITY);
+        place.drive("reset", &["--zone", &name]).ok();
+        place.input("append", &["--zone", &name], &data).ok();
+        holds(&place, &name, &data);
+    }
 }

@@ -15,6 +15,9 @@ use crate::store::{CommitError, Store};
 /// How long slots that wait for operations to end wait between looks.
 const RECLAIM_EVERY: Duration = Duration::from_millis(5);
 
+/// How often, at most, where the medium is full and writes wait for the space.
+const RECLAIM_LOOKS: u32 = 40;
+
 /// How long a slot that was let go is kept as it is, for the next zone that wants one.
 const KEEP_WARM: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,8 @@ struct Asked {
     tidy: bool,
     /// Slots that were let go will be wanted soon.
     wish: bool,
+    /// The medium is full: space that is kept is given back.
+    full: bool,
     stop: bool,
 }
 
@@ -71,6 +76,8 @@ struct Work {
     resets: bool,
     /// Slots that were let go are cleared, not kept.
     clear: bool,
+    /// All of them, also those in which operations are still under way: writes wait for the space.
+    full: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -211,6 +218,23 @@ impl Committer {
         }
     }
 
+    /// The medium is full. True when there is space to be given back: `mailbox` hears when that was done, or
+    /// could not be.
+    pub(crate) fn make_room(&self, store: &Store, mailbox: &Arc<Mailbox>) -> bool {
+        let (Self::Thread(thread) | Self::Volatile(thread)) = self else { return false };
+        if store.is_poisoned() || !store.slots.any_kept() {
+            return false;
+        }
+        let mut asked = lock(&thread.shared.asked);
+        asked.full = true;
+        if !asked.starved.iter().any(|m| Arc::ptr_eq(m, mailbox)) {
+            asked.starved.push(Arc::clone(mailbox));
+        }
+        drop(asked);
+        thread.shared.wake.notify_one();
+        true
+    }
+
     /// Asks for a free slot. True when trying again may help now; else `mailbox` hears when.
     pub(crate) fn starved(&self, store: &Store, mailbox: &Arc<Mailbox>) -> bool {
         match self {
@@ -257,7 +281,7 @@ impl Thread {
 
 impl Shared {
     fn run(&self, store: &Store) {
-        while let Some(Work { flushes, starved, commit, resets, clear }) = self.wait(store) {
+        while let Some(Work { flushes, starved, commit, resets, clear, full }) = self.wait(store) {
             if resets && !commit {
                 // A failure has poisoned the store: those that wait find out when they try again.
                 let _ = store.commit_resets();
@@ -271,6 +295,13 @@ impl Shared {
             let mut cleared = store.reclaim();
             if clear {
                 cleared = cleared.and(store.clear_warm());
+            }
+            for _ in 0..RECLAIM_LOOKS {
+                if !full || cleared.is_err() || !store.slots.any_released() {
+                    break;
+                }
+                std::thread::sleep(RECLAIM_EVERY);
+                cleared = store.reclaim().and_then(|()| store.clear_warm());
             }
             if store.slots.any_free() || store.is_poisoned() {
                 starved.iter().for_each(|mailbox| mailbox.ring());
@@ -318,9 +349,10 @@ impl Shared {
         let flushes = std::mem::take(&mut asked.flushes);
         let commit = std::mem::take(&mut asked.tidy) || !flushes.is_empty();
         let starved = std::mem::take(&mut asked.starved);
-        let clear = idle || commit && wanted(store).is_none();
+        let full = std::mem::take(&mut asked.full);
+        let clear = idle || full || commit && wanted(store).is_none();
         let resets = std::mem::take(&mut asked.wish) || clear || !starved.is_empty();
-        Some(Work { flushes, starved, commit, resets, clear })
+        Some(Work { flushes, starved, commit, resets, clear, full })
     }
 }
 

@@ -204,7 +204,17 @@ impl Desk {
         }
     }
 
-    fn finish(&mut self, job: Job, result: Result<(), Failure>) {
+    fn finish(&mut self, mut job: Job, result: Result<(), Failure>) {
+        // The space that zones have let go of is kept for a while: a full medium wants it back. Once a job:
+        // others may take what is given back.
+        if is_full(&result)
+            && job.changes()
+            && !job.made_room
+            && self.served.committer.make_room(&self.served.store, &self.mailbox)
+        {
+            job.made_room = true;
+            return self.starved.push(job);
+        }
         self.done.push(job.finish(result));
     }
 
@@ -247,6 +257,12 @@ impl Drop for Desk {
     fn drop(&mut self) {
         self.pins.retire(&self.served.store.slots);
     }
+}
+
+/// The medium has no room left.
+fn is_full(result: &Result<(), Failure>) -> bool {
+    let full = Some(rustix::io::Errno::NOSPC.raw_os_error());
+    matches!(result, Err(Failure::Medium(error)) if error.raw_os_error() == full)
 }
 
 /// How a job done at once came out.

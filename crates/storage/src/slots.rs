@@ -218,6 +218,12 @@ impl Slots {
         !shared.free.is_empty() || !shared.warm.is_empty()
     }
 
+    /// True when slots that zones have let go of hold space still.
+    pub(crate) fn any_kept(&self) -> bool {
+        let shared = lock(&self.shared);
+        !(shared.warm.is_empty() && shared.detached.is_empty() && shared.released.is_empty())
+    }
+
     /// True when slots wait for a commit.
     pub(crate) fn any_detached(&self) -> bool {
         !lock(&self.shared).detached.is_empty()

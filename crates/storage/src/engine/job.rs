@@ -36,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) done: u64,
     /// When it began, for [`Pins`](crate::slots::Pins).
     pub(crate) epoch: u64,
+    /// The medium was full once already, and room was made for it.
+    pub(crate) made_room: bool,
 }
 
 impl Job {
@@ -52,7 +54,17 @@ impl Job {
         };
         let len = buffers.as_ref().map_or(len, Buffers::len);
         let at = bytes(io.at.0);
-        Self { tag: io.tag, kind, buffers, bounce: None, at, len, done: 0, epoch: 0 }
+        Self {
+            tag: io.tag,
+            kind,
+            buffers,
+            bounce: None,
+            at,
+            len,
+            done: 0,
+            epoch: 0,
+            made_room: false,
+        }
     }
 
     /// Bytes still to do.
