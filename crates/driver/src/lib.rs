@@ -18,13 +18,18 @@
 //!   ([`pci::ConfigSpace`]) and a mapping of the BARs; for MMIO, where the registers are
 //!   ([`bus::Mapped`]). Another way altogether is a [`Transport`] of one's own.
 //! - **The interrupt**, if it is wanted: its handler calls [`pci::PciInterrupt::handle`] or
-//!   [`mmio::MmioInterrupt::handle`].
+//!   [`mmio::MmioInterrupt::handle`]. Its false is for the kernel that shares the line among devices; whoever
+//!   sleeps on this one is woken whatever it says, since the interrupt may be its own, and looked at already.
 //! - **A heap**, `alloc`'s, and atomics of 64 bits.
 //!
 //! All of it for a kernel whose memory is mapped one to one:
 //!
 //! ```no_run
+//! extern crate alloc;
+//!
+//! use alloc::boxed::Box;
 //! use core::alloc::Layout;
+//! use core::error::Error;
 //! use core::ptr::NonNull;
 //! use zvb_driver::bus::{Mapped, Platform};
 //! use zvb_driver::pci::{self, ConfigSpace, Function, Pci};
@@ -45,14 +50,14 @@
 //!     fn alloc(&self, len: usize, _align: usize) -> Option<DmaRegion> {
 //!         let layout = Layout::from_size_align(len.max(1), 4096).ok()?;
 //!         // SAFETY: the layout has a size.
-//!         let host = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })?;
+//!         let host = NonNull::new(unsafe { alloc::alloc::alloc_zeroed(layout) })?;
 //!         Some(DmaRegion { host, device: host.as_ptr() as u64, len })
 //!     }
 //!
 //!     unsafe fn free(&self, region: DmaRegion) {
 //!         let layout = Layout::from_size_align(region.len.max(1), 4096).expect("as in alloc");
 //!         // SAFETY: it came from `alloc`, with this layout.
-//!         unsafe { std::alloc::dealloc(region.host.as_ptr(), layout) }
+//!         unsafe { alloc::alloc::dealloc(region.host.as_ptr(), layout) }
 //!     }
 //! }
 //!
@@ -90,7 +95,7 @@
 //!     }
 //! }
 //!
-//! fn first_disk() -> Result<(), Box<dyn std::error::Error>> {
+//! fn first_disk() -> Result<(), Box<dyn Error>> {
 //!     let function = pci::find(&Ecam).next().ok_or("no virtio disk")?;
 //!     let device = Pci::new(&Ecam, function, Machine, |address, len| {
 //!         // SAFETY: registers, which this kernel maps one to one, uncached.
@@ -169,6 +174,11 @@
 //! - makes nothing of which error it is that a zone request answers with: that device has ZONE_INVALID_CMD
 //!   for limits and IOERR for writes (46, 59). After a failed write a zone is asked how it is, before the
 //!   next one.
+//!
+// Names of transports that are not built lead to what is said of them here.
+#![cfg_attr(not(feature = "pci"), doc = " [`pci::ConfigSpace`]: #porting")]
+#![cfg_attr(not(feature = "pci"), doc = " [`pci::PciInterrupt::handle`]: #porting")]
+#![cfg_attr(not(feature = "mmio"), doc = " [`mmio::MmioInterrupt::handle`]: #porting")]
 #![no_std]
 
 extern crate alloc;

@@ -285,7 +285,8 @@ pub struct MmioInterrupt<R: Registers> {
 }
 
 impl<R: Registers> MmioInterrupt<R> {
-    /// Takes the device's signal and acknowledges it. False: it was another's.
+    /// Takes the device's signal and acknowledges it. False: there was none, since the interrupt was
+    /// another's, or a [`wait`](Transport::wait) has taken it already: wake sleepers all the same.
     pub fn handle(&self) -> bool {
         self.signals.note(take_causes(&self.registers))
     }

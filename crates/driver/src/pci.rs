@@ -333,7 +333,8 @@ pub struct PciInterrupt<R: Registers> {
 }
 
 impl<R: Registers> PciInterrupt<R> {
-    /// Takes the device's signal, so that it lets go of the interrupt line. False: it was another's.
+    /// Takes the device's signal, so that it lets go of the interrupt line. False: there was none, since the
+    /// interrupt was another's, or a [`wait`](Transport::wait) has taken it already: wake sleepers all the same.
     pub fn handle(&self) -> bool {
         self.signals.note(self.isr.read8(0))
     }
