@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
@@ -69,22 +69,56 @@ fn reopen_direct(file: &File, path: &Path, writable: bool) -> io::Result<File> {
     Ok(direct)
 }
 
+/// A copy of `count` words of `file` from byte `at` on; past its end there are zeroes.
+fn copied(file: &File, at: u64, count: usize) -> io::Result<Words> {
+    let words = Words::anonymous(count)?;
+    let mut piece = vec![0; 1 << 16];
+    let mut place = at;
+    for words in words.get().chunks(piece.len() / 8) {
+        piece.fill(0);
+        let mut filled = 0;
+        while let Some(rest) = piece.get_mut(filled..words.len() * 8).filter(|r| !r.is_empty()) {
+            match file.read_at(rest, place.saturating_add(filled as u64)) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for (word, bytes) in words.iter().zip(piece.as_chunks::<8>().0) {
+            let value = u64::from_le_bytes(*bytes);
+            // What is zero takes no memory.
+            if value != 0 {
+                word.store(value.to_le(), Ordering::Relaxed);
+            }
+        }
+        place = place.saturating_add(words.len() as u64 * 8);
+    }
+    Ok(words)
+}
+
 impl Medium for FileMedium {
     fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
     fn map(&mut self, at: u64, count: usize) -> io::Result<()> {
-        if self.writable && count > 0 {
+        if !self.writable {
+            // Not mapped: even to read a hole through a mapping wants room on some file systems, and ends
+            // the process where there is none.
+            self.words = copied(&self.file, at, count)?;
+            return Ok(());
+        }
+        if count > 0 {
             reserve(&self.file, at, count)?;
         }
-        self.words = Words::of_file(self.file.as_fd(), at, count, self.writable)?;
+        self.words = Words::of_file(self.file.as_fd(), at, count)?;
         Ok(())
     }
 
     fn map_more(&self, at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
         reserve(&self.file, at, count)?;
-        Ok(Arc::new(Words::of_file(self.file.as_fd(), at, count, self.writable)?))
+        Ok(Arc::new(Words::of_file(self.file.as_fd(), at, count)?))
     }
 
     fn words(&self) -> &[AtomicU64] {

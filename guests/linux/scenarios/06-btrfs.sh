@@ -75,7 +75,7 @@ scenario() {
     # A tree of files, an orderly end, and back.
     tree=$(inside 600 <<EOS
 modprobe btrfs
-mkfs.btrfs -q -f "\$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
+mkfs.btrfs -q -f -d single -m single "\$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
 mkdir -p /tmp/fs
 mount "\$disk" /tmp/fs
 mkdir /tmp/fs/tree

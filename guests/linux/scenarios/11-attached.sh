@@ -66,7 +66,7 @@ EOS
     { echo "$prologue"; cat <<'EOS'; } | inside 500
 attach --size 512M --zone-size 4M --max-open 24 --max-active 28
 modprobe btrfs
-mkfs.btrfs -q -f "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
+mkfs.btrfs -q -f -d single -m single "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
 mkdir -p /tmp/fs
 mount "$disk" /tmp/fs
 (

@@ -69,24 +69,25 @@ impl Words {
     /// No words.
     pub(crate) const NONE: Self = Self(None);
 
-    /// `count` words of the file `fd`, from byte `at` on, a multiple of 4096. Storing to them when not
-    /// `writable` kills the process, as does the file becoming shorter.
-    pub(crate) fn of_file(
-        fd: BorrowedFd<'_>,
-        at: u64,
-        count: usize,
-        writable: bool,
-    ) -> io::Result<Self> {
+    /// `count` words of the file `fd`, which can be written, from byte `at` on, a multiple of 4096. The file
+    /// becoming shorter kills the process.
+    pub(crate) fn of_file(fd: BorrowedFd<'_>, at: u64, count: usize) -> io::Result<Self> {
         let Some(len) = count.checked_mul(8) else {
             return Err(io::ErrorKind::OutOfMemory.into());
         };
         if len == 0 {
             return Ok(Self::NONE);
         }
-        let write = if writable { ProtFlags::WRITE } else { ProtFlags::empty() };
         // SAFETY: a new mapping where the kernel likes touches nothing that exists.
         let base = unsafe {
-            mmap(ptr::null_mut(), len, ProtFlags::READ | write, MapFlags::SHARED, fd, at)?
+            mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                fd,
+                at,
+            )?
         };
         Ok(Self(Some(Mapping::at(base.cast(), len)?)))
     }
