@@ -192,12 +192,13 @@ pub(crate) fn past_capacity(rig: &mut Rig<'_>) -> Checked {
     let data = pattern(53, rig.unit_bytes().saturating_mul(2));
     let one = data.get(..data.len() / 2).unwrap_or(&data);
     let full = rig.make(RequestType::ZONE_FINISH, &zone, Condition::Full)?;
-    let request = Request::new(RequestType::OUT, zone.start).with(one);
-    rig.refused("OUT to a full zone", &request, &full, INVALID)?;
     let append = Request::new(RequestType::ZONE_APPEND, zone.start);
+    // Before the OUT: a device that only has another status for that one may do worse to this.
     if rig.appends() {
         rig.refused("an append to a full zone", &append.with(one), &full, INVALID)?;
     }
+    let request = Request::new(RequestType::OUT, zone.start).with(one);
+    rig.refused("OUT to a full zone", &request, &full, INVALID)?;
     let zone = rig.fresh_required_one()?;
     let zone = rig.fill(&zone, unit)?;
     let request = Request::new(RequestType::OUT, zone.pointer).with(&data);
