@@ -47,7 +47,9 @@ fn drive() -> Option<()> {
         Request::ResetAll,
         Request::Flush,
         Request::Id,
+        Request::Lifetime,
         Request::Discard { ranges: ranges() },
+        Request::SecureErase { ranges: ranges() },
         Request::WriteZeroes { ranges: ranges(), unmap: false },
     ];
     for request in requests {

@@ -27,7 +27,15 @@ const TIMEOUT_MS: u32 = 60_000;
 /// The room of a plain disk that is written, in sectors.
 const PLAIN_SECTORS: u64 = 8192;
 
-type Done<T = String> = Result<T, String>;
+/// How a part went that did not fail.
+pub(crate) enum Part {
+    /// The device does it.
+    Done(String),
+    /// It has nothing of the kind, and why.
+    NotHere(String),
+}
+
+type Done<T = Part> = Result<T, String>;
 type OnDisk<'a, T> = &'a mut Disk<T, Shared>;
 
 /// Does everything that the device has, and tells how each part went.
@@ -53,6 +61,14 @@ pub(crate) fn run<T: Transport>(disk: OnDisk<'_, T>, report: &mut dyn FnMut(&str
 
 fn e(error: impl core::error::Error) -> String {
     told(&error)
+}
+
+fn done(what: impl Into<String>) -> Done {
+    Ok(Part::Done(what.into()))
+}
+
+fn not_here(why: impl Into<String>) -> Done {
+    Ok(Part::NotHere(why.into()))
 }
 
 fn check(good: bool, what: impl FnOnce() -> String) -> Done<()> {
@@ -103,7 +119,7 @@ fn reset_all<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     for zone in &zones {
         check(zone.condition == Condition::Empty, || format!("{zone:?}"))?;
     }
-    Ok(format!("{} zones empty", zones.len()))
+    done(format!("{} zones empty", zones.len()))
 }
 
 /// How many sectors of a zone are filled.
@@ -179,7 +195,7 @@ fn fill_by_writes<T: Transport>(disk: OnDisk<'_, T>) -> Done {
         verify(disk, Sector(before.start.0), filled(before), 1)?;
         disk.reset(before.start).map_err(e)?;
     }
-    Ok(format!("{} zones, {sectors} sectors, {most} in flight on {queues} queues", zones.len()))
+    done(format!("{} zones, {sectors} sectors, {most} in flight on {queues} queues", zones.len()))
 }
 
 /// All answers that are there, after waiting for one: the queue, the token, how it went.
@@ -244,7 +260,7 @@ fn verify<T: Transport>(disk: OnDisk<'_, T>, at: Sector, sectors: u64, salt: u64
 /// says, and together they cover the zone.
 fn fill_by_appends<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     let Some(zoned) = disk.info().zoned.filter(|z| z.max_append != Sector::ZERO) else {
-        return Ok("no appends on this device".into());
+        return not_here("no appends on this device");
     };
     let granule = u64::from(zoned.write_granularity) / 512;
     let step = piece(disk).min(zoned.max_append.0 - zoned.max_append.0 % granule);
@@ -253,7 +269,7 @@ fn fill_by_appends<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     let appendable = zones.iter().filter(|z| z.zone_type == ZoneType::SequentialRequired);
     let zones: Vec<Zone> = appendable.take(together).copied().collect();
     if zones.is_empty() {
-        return Ok("no zones that take appends".into());
+        return not_here("no zones that take appends");
     }
     let (mut sent, mut got) = (alloc::vec![0; zones.len()], alloc::vec![Vec::new(); zones.len()]);
     let mut flights = BTreeMap::new();
@@ -309,7 +325,7 @@ fn fill_by_appends<T: Transport>(disk: OnDisk<'_, T>) -> Done {
         disk.reset(zone.start).map_err(e)?;
     }
     let count = zones.len();
-    Ok(format!("{count} zones, {most} in flight on {queues} queues, {out_of_order} out of order"))
+    done(format!("{count} zones, {most} in flight on {queues} queues, {out_of_order} out of order"))
 }
 
 /// Large transfers, cut by the driver.
@@ -332,7 +348,7 @@ fn blocking<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     let same = back[..bytes.len()] == bytes[..] && back[bytes.len()..] == rest[..];
     check(same, || "what is read is not what was written".into())?;
     disk.reset(zone.start).map_err(e)?;
-    Ok(format!("{} sectors", 2 * half))
+    done(format!("{} sectors", 2 * half))
 }
 
 /// Every transition that a driver can ask for.
@@ -368,20 +384,20 @@ fn manage<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     expect(disk, "finish of what is empty", Condition::Full)?;
     disk.reset(start).map_err(e)?;
     expect(disk, "reset of what is full", Condition::Empty)?;
-    Ok("open, close, write, finish, reset".into())
+    done("open, close, write, finish, reset")
 }
 
 /// Up to the limit zones open; one more is refused, with a status that depends on the device.
 fn limits<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     let Some(zoned) = disk.info().zoned else { return Err("no zones".into()) };
     let limit = match (zoned.max_open, zoned.max_active) {
-        (0, 0) => return Ok("no limits".into()),
+        (0, 0) => return not_here("no limits"),
         (0, n) | (n, 0) => n,
         (open, active) => open.min(active),
     } as usize;
     let zones = sequential(disk)?;
     if zones.len() <= limit {
-        return Ok(format!("{} zones never reach the limit of {limit}", zones.len()));
+        return not_here(format!("{} zones never reach the limit of {limit}", zones.len()));
     }
     for zone in &zones[..limit] {
         disk.open(zone.start).map_err(e)?;
@@ -392,7 +408,7 @@ fn limits<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     }
     match refused {
         Ok(()) => Err(format!("zone {limit} opens beyond the limit")),
-        Err(error) => Ok(format!("{limit} open, the next: {}", e(error))),
+        Err(error) => done(format!("{limit} open, the next: {}", e(error))),
     }
 }
 
@@ -402,7 +418,7 @@ fn not_sent<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     let zones = sequential(disk)?;
     let zone = zones[0];
     if zone.zone_type == ZoneType::SequentialPreferred {
-        return Ok("zones that are written anywhere".into());
+        return not_here("zones that are written anywhere");
     }
     let unit = disk.info().zoned.map_or(4096, |z| z.write_granularity) as usize;
     disk.finish(zone.start).map_err(e)?;
@@ -431,7 +447,7 @@ fn not_sent<T: Transport>(disk: OnDisk<'_, T>) -> Done {
         let now = self::zone(disk, start)?.condition;
         check(now == before, || format!("the next zone became {now:?}"))?;
     }
-    Ok("writes and appends to a full zone".into())
+    done("writes and appends to a full zone")
 }
 
 /// Reports of one zone and of two, from the start of zones and from inside, say what a large one says.
@@ -456,18 +472,18 @@ fn small_reports<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     let mut count = 0;
     disk.report(Sector::ZERO, 3, |_| count += 1).map_err(e)?;
     check(count == zones.len().min(3), || format!("{count} zones, and three were wanted"))?;
-    Ok(format!("{asked} reports"))
+    done(format!("{asked} reports"))
 }
 
 /// Written anywhere, in any order.
 fn conventional<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     let zones = disk.zones().map_err(e)?;
     let zone = zones.iter().find(|zone| zone.zone_type == ZoneType::Conventional);
-    let Some(zone) = zone else { return Ok("none on this device".into()) };
+    let Some(zone) = zone else { return not_here("none on this device") };
     let sectors = zone.capacity.0.min(PLAIN_SECTORS);
     scattered(disk, zone.start, sectors)?;
     verify(disk, zone.start, sectors, 5)?;
-    Ok(format!("{sectors} sectors"))
+    done(format!("{sectors} sectors"))
 }
 
 /// Writes pieces back to front, many at a time.
@@ -497,11 +513,11 @@ fn plain<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     let sectors = disk.info().capacity.0.min(PLAIN_SECTORS);
     scattered(disk, Sector::ZERO, sectors)?;
     verify(disk, Sector::ZERO, sectors, 5)?;
-    Ok(format!("{sectors} sectors, {DEPTH} in flight on each of {} queues", disk.info().queues))
+    done(format!("{sectors} sectors, {DEPTH} in flight on each of {} queues", disk.info().queues))
 }
 
 fn ranges<T: Transport>(disk: OnDisk<'_, T>) -> Done {
-    let mut done = Vec::new();
+    let mut tried = Vec::new();
     let range = |at, sectors| alloc::vec![SectorRange { at: Sector(at), sectors }];
     if disk.info().features.contains(Features::WRITE_ZEROES) {
         let zeroes = Request::WriteZeroes { ranges: range(64, 128), unmap: false };
@@ -510,21 +526,21 @@ fn ranges<T: Transport>(disk: OnDisk<'_, T>) -> Done {
         disk.read(Sector(64), &mut back).map_err(e)?;
         check(back.iter().all(|byte| *byte == 0), || "zeroes that are none".into())?;
         verify(disk, Sector(192), 64, 5)?;
-        done.push("zeroes");
+        tried.push("zeroes");
     }
     if disk.info().features.contains(Features::DISCARD) {
         let discard = Request::Discard { ranges: range(256, 128) };
         disk.queue(0).ok_or("no queue")?.run(discard).map_err(e)?;
         verify(disk, Sector(384), 64, 5)?;
-        done.push("discard");
+        tried.push("discard");
     }
-    Ok(done.join(", "))
+    if tried.is_empty() { not_here("neither is offered") } else { done(tried.join(", ")) }
 }
 
 fn flush<T: Transport>(disk: OnDisk<'_, T>) -> Done {
     if !disk.info().features.contains(Features::FLUSH) {
-        return Ok("not offered".into());
+        return not_here("not offered");
     }
     disk.flush().map_err(e)?;
-    Ok("done".into())
+    done("done")
 }

@@ -1,10 +1,12 @@
 //! What this program has to say: a JSON object a line, over the serial line.
 
+use alloc::string::String;
 use core::fmt::{self, Write};
 
 use zvb_conform::{Outcome, Verdict};
 use zvb_driver::{Info, ZoneType};
 
+use crate::exercise::Part;
 use crate::line;
 
 /// Text as JSON has it, quotes and all.
@@ -82,9 +84,10 @@ pub(crate) fn zones(zones: &[zvb_driver::Zone]) {
 }
 
 /// A part of the exercise.
-pub(crate) fn exercise(name: &str, result: &Result<alloc::string::String, alloc::string::String>) {
+pub(crate) fn exercise(name: &str, result: &Result<Part, String>) {
     let (word, detail) = match result {
-        Ok(detail) => ("pass", detail),
+        Ok(Part::Done(detail)) => ("pass", detail),
+        Ok(Part::NotHere(why)) => ("n/a", why),
         Err(why) => ("fail", why),
     };
     line!(
