@@ -183,7 +183,7 @@ impl Line {
 }
 
 /// True when `fd` is the other end of a connection to where `connection` was accepted.
-fn leads_back(fd: &OwnedFd, connection: BorrowedFd<'_>) -> bool {
+pub(super) fn leads_back(fd: &OwnedFd, connection: BorrowedFd<'_>) -> bool {
     let named = |address: SocketAddrAny| {
         let address = SocketAddrUnix::try_from(address).ok()?;
         let has = |name: Option<&[u8]>| name.is_some_and(|name| !name.is_empty());

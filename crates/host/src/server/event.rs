@@ -2,11 +2,14 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, read, write};
+use rustix::net::{SendFlags, send};
 
+use super::announcer::leads_back;
 use crate::worker::Call;
 
 /// The count at which an eventfd takes no more.
@@ -60,6 +63,9 @@ pub enum EventError {
     /// Another kind of file.
     #[error("the descriptor is no eventfd but {0:?}")]
     Kind(FileType),
+    /// Held by the server, it would keep up a connection whose frontend is gone.
+    #[error("the socket for signals is the frontend's end of a connection to us")]
+    Loop,
     /// The host refuses.
     #[error("the descriptor can not be used")]
     Io(#[from] io::Error),
@@ -68,12 +74,10 @@ pub enum EventError {
 impl PeerEvent {
     pub(crate) fn new(fd: OwnedFd) -> Result<Self, EventError> {
         // An eventfd has no file type, as other anonymous files; of all that have one, some block.
-        let mode = fstat(&fd).map_err(io::Error::from)?.st_mode;
-        let kind = FileType::from_raw_mode(mode);
-        if kind != FileType::Unknown {
-            return Err(EventError::Kind(kind));
+        match kind(&fd)? {
+            FileType::Unknown => Ok(Self(fd)),
+            kind => Err(EventError::Kind(kind)),
         }
-        Ok(Self(fd))
     }
 
     /// Takes what it counts, and never waits: whatever else the descriptor is, or is made to do.
@@ -124,8 +128,42 @@ impl AsFd for PeerEvent {
     }
 }
 
+/// How the frontend whose connection to us is `connection` is told, through `fd`, that chains were
+/// answered: by an eventfd, or by a socket, which is what User-Mode Linux has.
+pub(crate) fn call(fd: OwnedFd, connection: BorrowedFd<'_>) -> Result<Arc<dyn Call>, EventError> {
+    match kind(&fd)? {
+        FileType::Socket if leads_back(&fd, connection) => Err(EventError::Loop),
+        FileType::Socket => Ok(Arc::new(PeerSocket(fd))),
+        _ => Ok(Arc::new(PeerEvent::new(fd)?)),
+    }
+}
+
+fn kind(fd: &OwnedFd) -> Result<FileType, EventError> {
+    Ok(FileType::from_raw_mode(fstat(fd).map_err(io::Error::from)?.st_mode))
+}
+
+/// A socket whose other end the frontend reads, as if it were an eventfd: eight bytes a signal.
+#[derive(Debug)]
+struct PeerSocket(OwnedFd);
+
+impl Call for PeerSocket {
+    /// Makes the other end readable, and never waits.
+    fn signal(&self) -> io::Result<()> {
+        loop {
+            match send(&self.0, &1u64.to_le_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                // No room: there are signals that it has not read.
+                Ok(_) | Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
     use rustix::fs::{OFlags, fcntl_setfl};
 
     use super::*;
@@ -176,6 +214,34 @@ mod tests {
         });
         fcntl_setfl(&theirs, OFlags::NONBLOCK).unwrap();
         assert!(count(&theirs) >= 1);
+    }
+
+    #[test]
+    fn a_socket_is_signalled_like_an_eventfd_and_never_waited_for() {
+        let (connection, _frontend) = UnixStream::pair().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let call = call(ours.into(), connection.as_fd()).unwrap();
+        call.signal().unwrap();
+        assert_eq!(count(&theirs.try_clone().unwrap().into()), 1);
+        for _ in 0..100_000 {
+            call.signal().unwrap();
+        }
+        theirs.set_nonblocking(true).unwrap();
+        let theirs = theirs.into();
+        let signals = std::iter::from_fn(|| Some(count(&theirs)).filter(|&n| n != 0));
+        assert!(signals.inspect(|&n| assert_eq!(n, 1)).count() > 0);
+        drop(theirs);
+        assert!(call.signal().is_err(), "nobody has the other end");
+    }
+
+    #[test]
+    fn the_frontends_end_of_the_connection_is_no_way_to_signal_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("s")).unwrap();
+        let frontend = UnixStream::connect(directory.path().join("s")).unwrap();
+        let (connection, _) = listener.accept().unwrap();
+        let refused = call(frontend.into(), connection.as_fd());
+        assert!(matches!(refused, Err(EventError::Loop)));
     }
 
     #[test]

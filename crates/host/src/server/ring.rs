@@ -142,8 +142,8 @@ impl Ring {
         self.kick = kick;
     }
 
-    pub(crate) fn set_call(&mut self, call: Option<Arc<PeerEvent>>) {
-        self.signals.call = call.map(|call| call as Arc<dyn Call>);
+    pub(crate) fn set_call(&mut self, call: Option<Arc<dyn Call>>) {
+        self.signals.call = call;
         self.tell_signals();
     }
 

@@ -13,7 +13,7 @@ use zvb_device::{ConfigError, Device, FeatureRefusal};
 use zvb_wire::{DeviceStatus, Features};
 
 use super::announcer::{Announcer, BackendChannelError};
-use super::event::{EventError, PeerEvent};
+use super::event::{EventError, PeerEvent, call};
 use super::log::{Chain, Level, Log};
 use super::ring::{Kick, Ring, RingFault, Surroundings};
 use super::shutdown::Shutdown;
@@ -70,7 +70,7 @@ pub enum RequestError {
         #[source]
         fault: RingFault,
     },
-    /// A descriptor is no eventfd.
+    /// A descriptor is nothing that can be signalled.
     #[error(transparent)]
     Event(#[from] EventError),
     /// A descriptor is no way to tell the frontend anything.
@@ -363,7 +363,7 @@ impl<'a> Session<'a> {
                 })?;
             }
             M::SetVringCall(VringFile { index, file }) => {
-                let call = file.map(PeerEvent::new).transpose()?.map(Arc::new);
+                let call = file.map(|file| call(file, self.channel.as_fd())).transpose()?;
                 self.on_ring(index.into(), |ring| {
                     ring.set_call(call);
                     Ok(())
