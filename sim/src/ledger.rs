@@ -9,6 +9,7 @@ use zvb_wire::{Condition, ZoneType};
 use zvb_zones::{Geometry, ZoneId};
 
 use crate::content::Tag;
+use sequential::Look;
 
 /// What one request does to one zone. Offsets are in sectors from its start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,6 +135,8 @@ pub struct Zone {
     pub capacity: u64,
     base: Base,
     operations: Vec<Operation>,
+    /// What a zone with a write pointer was seen to be, where the answers left that in doubt; in order.
+    looks: Vec<Look>,
 }
 
 /// All zones.
@@ -274,7 +277,7 @@ impl Zone {
         let sectors = if kind == ZoneType::SequentialRequired { 0 } else { len };
         let data = vec![Tag::ZERO; sectors as usize];
         let base = Base { data, written: 0, full: false };
-        Self { kind, start, len, capacity, base, operations: Vec::new() }
+        Self { kind, start, len, capacity, base, operations: Vec::new(), looks: Vec::new() }
     }
 
     fn is_untouched(&self) -> bool {
@@ -316,6 +319,7 @@ impl Zone {
 
     fn rebase(&mut self, found: &Found) {
         self.operations.clear();
+        self.looks.clear();
         let keep = match self.kind {
             ZoneType::SequentialRequired => found.pointer.unwrap_or(self.capacity),
             _ => self.len,
