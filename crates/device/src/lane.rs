@@ -24,6 +24,10 @@ use crate::slot::{Slot, Stage};
 use crate::table::Table;
 use faulty::Delayed;
 
+/// Requests that a turn takes whose answers are near: the driver works on these while the next are done.
+/// With more it waits, and then the device waits for it; with fewer, a turn costs more than it gains.
+const PORTION: usize = 16;
+
 /// Why there is no lane.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -245,7 +249,8 @@ impl Lane {
         self.mail = mail;
     }
 
-    /// Takes every chain that is there, once around the queue at most.
+    /// Takes every chain that is there, once around the queue at most; fewer, where the answers to
+    /// [`PORTION`] of them are near.
     fn pull(&mut self) {
         let device = &self.session.device;
         let rules = Rules {
@@ -256,6 +261,9 @@ impl Lane {
             erase: secure_erase_unit(&device.shape),
         };
         for _ in 0..self.queue.size() {
+            if self.engine.due() >= PORTION {
+                break;
+            }
             let chain = match self.queue.pop() {
                 Ok(Some(chain)) => chain,
                 Ok(None) => break,

@@ -40,6 +40,9 @@ impl Table {
     /// How the disk is divided now.
     pub(crate) fn geometry(&self) -> Geometry {
         let capacity = Sector(self.capacity.load(Ordering::Acquire));
+        if capacity == self.geometry.spec().capacity {
+            return self.geometry;
+        }
         // It was checked when it became that.
         self.geometry.with_capacity(capacity).unwrap_or(self.geometry)
     }

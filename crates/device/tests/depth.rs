@@ -33,6 +33,34 @@ fn writes_to_one_zone_are_answered_in_the_order_of_their_places() {
 }
 
 #[test]
+fn answers_that_are_near_are_given_before_all_is_taken() {
+    let volume = TestVolume::zoned(small(Model::HostManaged, 0, 0));
+    let mut g = Guest::new(&session(&volume), 0);
+    let read = Guest::header(RequestType::IN, 0);
+    let sent: Vec<_> = (0..40).map(|_| g.send(&[&read], &[512, 1])).collect();
+    for answered in [16, 32, 40, 40] {
+        g.turn();
+        assert_eq!((g.used_index(), g.lane.in_flight()), (answered, 0));
+    }
+    assert!(sent.iter().all(|read| g.answer(read).unwrap().status() == Status::OK));
+    // What is not near is taken all at once: the medium may do it together.
+    let writes: Vec<_> = (0..24).map(|i| g.send_write(i % 8, &pattern(i as u8, 1))).collect();
+    g.turn();
+    assert_eq!(g.used_index(), 64);
+    assert!(writes.iter().all(|write| g.answer(write).unwrap().status() == Status::OK));
+    // Nor is there anything to be gained where answers take their time.
+    volume.manual();
+    (0..40).for_each(|_| drop(g.send(&[&read], &[512, 1])));
+    g.turn();
+    assert_eq!(volume.pending(), 40);
+    while volume.pending() > 0 {
+        volume.finish(0);
+    }
+    g.turn();
+    assert_eq!(g.used_index(), 104);
+}
+
+#[test]
 fn a_write_that_fails_takes_those_behind_it_along() {
     let volume = TestVolume::zoned(small(Model::HostManaged, 0, 0));
     let mut g = Guest::new(&session(&volume), 0);

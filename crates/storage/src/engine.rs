@@ -204,6 +204,18 @@ impl Desk {
         }
     }
 
+    /// Where a read begins, and how much of it lies there. Under the pin of its batch.
+    fn place_of_read(&self, job: &mut Job) -> Option<(u64, u64)> {
+        match (job.kind, &job.buffers) {
+            (Kind::Read, Some(_)) => match self.store().step(job) {
+                Step::Transfer { at, bytes } => Some((at, bytes)),
+                // Told again to whoever does it.
+                Step::Finished | Step::Starved | Step::Failed(_) => None,
+            },
+            _ => None,
+        }
+    }
+
     fn finish(&mut self, mut job: Job, result: Result<(), Failure>) {
         // The space that zones have let go of is kept for a while: a full medium wants it back. Once a job:
         // others may take what is given back.

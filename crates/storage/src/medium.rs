@@ -37,6 +37,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
     /// that the medium ends there.
     fn read(&self, at: u64, into: &Buffers, range: Range<u64>) -> io::Result<u64>;
 
+    /// A read of `bytes` bytes from `at` on comes soon: a hint.
+    fn expect(&self, at: u64, bytes: u64) {
+        let _ = (at, bytes);
+    }
+
     /// Writes `range` of `from` to `at`, once. Fewer bytes than asked for may be written.
     fn write(&self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64>;
 

@@ -56,6 +56,10 @@ impl Medium for MemoryMedium {
         self.bytes.read(at, into, range).map_err(|_| io::ErrorKind::InvalidInput.into())
     }
 
+    fn expect(&self, at: u64, bytes: u64) {
+        self.bytes.expect(at, bytes);
+    }
+
     fn write(&self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
         self.bytes.write(at, from, range).map_err(|_| io::ErrorKind::InvalidInput.into())
     }

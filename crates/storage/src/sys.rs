@@ -3,6 +3,7 @@
 mod bounce;
 mod cached;
 mod fd;
+mod fetch;
 mod gather;
 mod guard;
 mod map;
@@ -21,6 +22,8 @@ pub(crate) use zoned::{REQUESTS as ZONE_REQUESTS, RawZone, ZoneCall, manage, rep
 use std::ops::Range;
 
 use zvb_ring::Buffers;
+
+use fetch::fetch;
 
 /// One `struct iovec`.
 #[derive(Clone, Copy, Debug)]

@@ -141,6 +141,13 @@ pub trait Engine {
     /// Operations taken and not yet reaped.
     fn in_flight(&self) -> usize;
 
+    /// Of these, how many a [`begin`](Self::begin) or [`start`](Self::start) is likely to finish at once, so
+    /// that whoever waits for them gains more from their answers than from what else there is to take. Not
+    /// those that are done the better the more there are.
+    fn due(&self) -> usize {
+        0
+    }
+
     /// Readable (poll) when [`reap`](Self::reap) may find something that was not yet there when
     /// [`start`](Self::start) returned: what is finished inside `start` is reaped after it, and does not
     /// make this readable. `None` when everything is finished by then. A reader need not and must not read

@@ -355,6 +355,12 @@ impl Engine for TestEngine {
         self.in_flight
     }
 
+    fn due(&self) -> usize {
+        let state = self.volume.state.lock().unwrap();
+        let reads = |p: &&Pending| p.engine == self.index && matches!(p.io.op, Op::Read(_));
+        if state.manual { 0 } else { PENDING.with_borrow(|p| p.iter().filter(reads).count()) }
+    }
+
     fn event(&self) -> Option<BorrowedFd<'_>> {
         None
     }

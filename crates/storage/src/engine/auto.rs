@@ -30,6 +30,8 @@ pub(crate) struct RingEngine {
     pin: Option<u64>,
     /// Taken, not begun.
     queue: VecDeque<Job>,
+    /// Reads in `queue` that may be cached.
+    due: usize,
     /// Writes of a batch that go out in one call, for each of some places that are written to in turn.
     gathered: [Gathered; PLACES],
     /// The one that goes out first when another is wanted.
@@ -90,6 +92,7 @@ impl RingEngine {
             cache,
             pin: None,
             queue: VecDeque::new(),
+            due: 0,
             gathered: std::array::from_fn(|_| Gathered::with_room(room)),
             oldest: 0,
             written: Vec::with_capacity(room),
@@ -285,7 +288,21 @@ impl RingEngine {
         if !self.queue.is_empty() {
             self.open_batch();
         }
-        while let Some(job) = self.queue.pop_front() {
+        self.due = 0;
+        // Where the next read begins.
+        let mut place = None;
+        while let Some(mut job) = self.queue.pop_front() {
+            if let Some(cache) = &mut self.cache {
+                let first = std::mem::take(&mut place);
+                place = self.queue.front_mut().and_then(|next| self.desk.place_of_read(next));
+                if let Some((at, bytes)) = place {
+                    cache.expect(at, bytes);
+                }
+                if job.kind == Kind::Read && cache.read(&self.desk.served, &mut job, first) {
+                    self.desk.finish(job, Ok(()));
+                    continue;
+                }
+            }
             if let Pushed::Back(job) = self.begin(job) {
                 self.queue.push_front(job);
                 break;
@@ -303,14 +320,9 @@ impl RingEngine {
 
 impl Engine for RingEngine {
     fn submit(&mut self, io: Io) {
-        let mut job = Job::new(io);
+        let job = Job::new(io);
         if job.kind == Kind::Read && self.cache.is_some() {
-            self.open_batch();
-            if let Some(cache) = &mut self.cache
-                && cache.read(&self.desk.served, &mut job)
-            {
-                return self.desk.finish(job, Ok(()));
-            }
+            self.due = self.due.saturating_add(1);
         }
         self.queue.push_back(job);
     }
@@ -346,6 +358,10 @@ impl Engine for RingEngine {
         let begun = self.desk.in_flight().saturating_add(self.ring.flying());
         // (Nothing is gathered between batches.)
         begun.saturating_add(self.queue.len())
+    }
+
+    fn due(&self) -> usize {
+        self.due
     }
 
     fn event(&self) -> Option<BorrowedFd<'_>> {

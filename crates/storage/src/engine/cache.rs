@@ -59,14 +59,28 @@ impl Cache {
             (now.tv_sec as u32).wrapping_mul(1000).wrapping_add((now.tv_nsec / 1_000_000) as u32);
     }
 
-    /// Does all of `job`, a read; false when the medium has to be asked for what is left.
-    pub(super) fn read(&mut self, served: &Served, job: &mut Job) -> bool {
-        loop {
-            let (at, bytes) = match served.store.step(job) {
-                Step::Finished => return true,
-                Step::Transfer { at, bytes } => (at, bytes),
-                // Told again to whoever asks next.
-                Step::Starved | Step::Failed(_) => return false,
+    /// A read of `bytes` bytes from `at` of the file on comes soon.
+    pub(super) fn expect(&self, at: u64, bytes: u64) {
+        self.map.expect(at, bytes);
+    }
+
+    /// Does all of `job`, a read that begins at `first`, where that is known: so many bytes at this byte of
+    /// the file. False when the medium has to be asked for what is left.
+    pub(super) fn read(
+        &mut self,
+        served: &Served,
+        job: &mut Job,
+        mut first: Option<(u64, u64)>,
+    ) -> bool {
+        while first.is_some() || job.left() > 0 {
+            let (at, bytes) = match first.take() {
+                Some(place) => place,
+                None => match served.store.step(job) {
+                    Step::Finished => return true,
+                    Step::Transfer { at, bytes } => (at, bytes),
+                    // Told again to whoever asks next.
+                    Step::Starved | Step::Failed(_) => return false,
+                },
             };
             let Some(buffers) = &job.buffers else { return false };
             let end = job.done.saturating_add(bytes);
@@ -75,6 +89,7 @@ impl Cache {
             }
             job.done = end;
         }
+        true
     }
 
     /// True when all of the pages that `bytes` bytes from `at` on lie in were in the page cache a moment

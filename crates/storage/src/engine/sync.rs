@@ -1,5 +1,6 @@
 //! The engine that does everything at once, by plain system calls or copies.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -12,12 +13,12 @@ use crate::volume::{Done, Engine, Io};
 #[derive(Debug)]
 pub(crate) struct SyncEngine {
     desk: Desk,
-    queue: Vec<Job>,
+    queue: VecDeque<Job>,
 }
 
 impl SyncEngine {
     pub(crate) fn new(served: Arc<Served>) -> io::Result<Self> {
-        Ok(Self { desk: Desk::new(served)?, queue: Vec::new() })
+        Ok(Self { desk: Desk::new(served)?, queue: VecDeque::new() })
     }
 
     /// Does `job`, or leaves it with the committer.
@@ -42,17 +43,24 @@ impl SyncEngine {
 
 impl Engine for SyncEngine {
     fn submit(&mut self, io: Io) {
-        self.queue.push(Job::new(io));
+        self.queue.push_back(Job::new(io));
     }
 
     fn start(&mut self) {
-        let mut queue = std::mem::take(&mut self.queue);
+        if self.queue.is_empty() {
+            return;
+        }
         let pin = self.desk.pin_batch();
-        for job in queue.drain(..) {
+        while let Some(job) = self.queue.pop_front() {
+            if pin.is_some()
+                && let Some(next) = self.queue.front_mut()
+                && let Some((at, bytes)) = self.desk.place_of_read(next)
+            {
+                self.desk.store().medium.expect(at, bytes);
+            }
             self.perform(job);
         }
         self.desk.unpin_batch(pin);
-        self.queue = queue;
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {
@@ -64,6 +72,10 @@ impl Engine for SyncEngine {
 
     fn in_flight(&self) -> usize {
         self.desk.in_flight().saturating_add(self.queue.len())
+    }
+
+    fn due(&self) -> usize {
+        self.queue.len()
     }
 
     fn event(&self) -> Option<BorrowedFd<'_>> {

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use zvb_ring::Buffers;
 
 use super::guard::{Access, GuardedMapping};
-use super::runs;
+use super::{fetch, runs};
 
 /// The pages that [`FileMap::look`] tells of at once, and how many bytes they have.
 pub(crate) const CHUNK_PAGES: usize = 256;
@@ -61,6 +61,14 @@ impl FileMap {
             libc::mincore(first.as_ptr().cast(), CHUNK_BYTES as usize, pages.as_mut_ptr())
         };
         told == 0 && !self.mapping.is_lost()
+    }
+
+    /// A [`read`](Self::read) of `bytes` bytes from `at` on comes soon.
+    pub(crate) fn expect(&self, at: u64, bytes: u64) {
+        let (Ok(start), Ok(len)) = (usize::try_from(at), usize::try_from(bytes)) else { return };
+        if let Some(first) = self.mapping.piece(start, len) {
+            fetch(first.as_ptr().cast_const(), len);
+        }
     }
 
     /// Copies from byte `at` of the file on into `range` of `into`. False, with anything copied, when

@@ -12,7 +12,7 @@ use rustix::mm::{
 };
 use zvb_ring::Buffers;
 
-use super::runs;
+use super::{fetch, runs};
 use crate::medium::Mapped;
 
 const PAGE: usize = 4096;
@@ -176,6 +176,13 @@ impl Bytes {
         // Whoever uses what is new has heard of it from us.
         self.len.fetch_max(len, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// A [`read`](Self::read) of `len` bytes from `at` on comes soon.
+    pub(crate) fn expect(&self, at: u64, len: u64) {
+        if let Ok(first) = self.slice(at, len) {
+            fetch(first.cast_const(), len as usize);
+        }
     }
 
     /// Copies from `at` on into `range` of `into`.
