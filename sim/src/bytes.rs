@@ -18,6 +18,8 @@ pub struct Bytes {
     dirty: BTreeSet<u64>,
     /// Sectors of zone tables: they are written back while they change.
     pub(crate) tables: Vec<Range<u64>>,
+    /// A sync has failed, and what it lost is still seen.
+    pub(crate) lost: bool,
 }
 
 /// One sector.
@@ -84,6 +86,7 @@ impl Bytes {
     /// A sync of these sectors that fails: any of what was to be written is, and the host forgets that
     /// the rest was not, though it goes on to see it.
     pub(crate) fn sync_fails(&mut self, sectors: Range<u64>, rng: &mut Rng) {
+        self.lost = true;
         let mut lost = self.dirty.split_off(&sectors.start);
         self.dirty.append(&mut lost.split_off(&sectors.end));
         for sector in lost {
@@ -96,6 +99,7 @@ impl Bytes {
 
     /// The host forgets what it has in memory and need not write: what a failed sync lost shows.
     pub(crate) fn drop_cache(&mut self) {
+        self.lost = false;
         for cell in self.cells.values_mut().filter(|cell| cell.later.is_empty()) {
             cell.now = Arc::clone(&cell.durable);
         }
@@ -105,6 +109,7 @@ impl Bytes {
     pub(crate) fn after_power_loss(&self, rng: &mut Rng) -> Self {
         let newest = rng.pick(&[0, 25, 50, 75, 100]);
         let mut left = self.clone();
+        left.lost = false;
         for sector in std::mem::take(&mut left.dirty) {
             let mapped = self.tables.iter().any(|table| table.contains(&sector));
             let torn = mapped && rng.chance(50);

@@ -18,6 +18,8 @@ const SIZE: u64 = 1 << 30;
 const SECTOR: u64 = 512;
 /// Where the superblocks end.
 const SUPERBLOCKS: u64 = 8192;
+/// Where it is noted that a sync is under way.
+const NOTE: u64 = 512;
 /// Words of a zone's record, and the first of them that only a commit writes.
 const RECORD_WORDS: usize = 8;
 const FIRST_DURABLE: usize = 2;
@@ -44,17 +46,20 @@ pub enum Mutation {
     NoPunch,
     /// After a sync that failed, what it lost is still seen, until the host dies. (For plays with errors.)
     NoForget,
+    /// Nobody hears that a sync failed but who asked for it, if it was not killed meanwhile. (The same.)
+    Unheard,
 }
 
 impl Mutation {
     /// All that are one.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoSync,
         Self::NoDataSync,
         Self::NoRecordSync,
         Self::EarlyPunch,
         Self::NoPunch,
         Self::NoForget,
+        Self::Unheard,
     ];
 }
 
@@ -262,8 +267,9 @@ impl Platter {
     fn write(&mut self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
         self.observe();
         self.change("a write");
-        // That a sync has failed can be written down: if not, the next process could not know.
-        let often = if at < SUPERBLOCKS && self.sync_failed { 0 } else { self.errors.write };
+        // That a sync is under way or has failed can be written down: if not, the next process could not know.
+        let noted = at == NOTE || at < SUPERBLOCKS && self.sync_failed;
+        let often = if noted { 0 } else { self.errors.write };
         let failed = self.fail(often, &[EIO, ENOSPC]);
         let mut len = self.part(range.end - range.start)?;
         if failed.is_err() {
@@ -302,6 +308,9 @@ impl Platter {
         if let Err(error) = self.fail(self.errors.sync, &[EIO, ENOSPC]) {
             self.sync_failed = true;
             self.bytes.sync_fails(sectors, &mut self.rng);
+            if self.capture.syncs {
+                self.keep("a sync that failed, unheard");
+            }
             return Err(error);
         }
         let superblock =
@@ -310,7 +319,11 @@ impl Platter {
             Mutation::NoSync => true,
             Mutation::NoDataSync => !records && !superblock,
             Mutation::NoRecordSync => records,
-            Mutation::None | Mutation::EarlyPunch | Mutation::NoPunch | Mutation::NoForget => false,
+            Mutation::None
+            | Mutation::EarlyPunch
+            | Mutation::NoPunch
+            | Mutation::NoForget
+            | Mutation::Unheard => false,
         };
         if !skipped {
             self.bytes.sync(sectors);
@@ -402,6 +415,15 @@ impl Medium for Handle {
             platter.bytes.drop_cache();
         }
         Ok(())
+    }
+
+    /// A kernel tells once. That the process is killed between this and the next line is not simulated.
+    fn lost_writes(&self) -> io::Result<()> {
+        let platter = self.disk.lock();
+        match platter.bytes.lost && platter.mutation != Mutation::Unheard {
+            true => Err(io::Error::from_raw_os_error(EIO)),
+            false => Ok(()),
+        }
     }
 
     fn file(&self) -> Option<MediumFile<'_>> {

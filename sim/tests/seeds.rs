@@ -86,3 +86,8 @@ fn what_a_failed_sync_lost_and_is_still_seen_is_found_out() {
     // Rare: a sync must fail, its process die, and the host lose power before the next one is closed.
     is_found(Mutation::NoForget, true, 700..900);
 }
+
+#[test]
+fn a_failed_sync_that_a_killed_process_never_heard_of_is_found_out() {
+    is_found(Mutation::Unheard, true, 700..740);
+}

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{
     Advice, FallocateFlags, FlockOperation, OFlags, SeekFrom, fadvise, fallocate, flock, seek,
+    syncfs,
 };
 use rustix::io::Errno;
 use zvb_ring::Buffers;
@@ -47,12 +48,21 @@ impl FileMedium {
         }
         Ok(Self { file, direct, words: Words::NONE, writable })
     }
+
+    /// Has the blocks of `range` there, in which a table of zones is to be.
+    pub(crate) fn reserve(&self, range: Range<u64>) -> io::Result<()> {
+        if range.is_empty() { Ok(()) } else { reserve(&self.file, range) }
+    }
 }
 
-/// Has the blocks of `count` words there: a store into a hole of a full file system would kill us.
-fn reserve(file: &File, at: u64, count: usize) -> io::Result<()> {
-    let bytes = (count as u64).saturating_mul(8);
-    match fallocate(file, FallocateFlags::KEEP_SIZE, at, bytes) {
+fn words_at(at: u64, count: usize) -> Range<u64> {
+    at..at.saturating_add((count as u64).saturating_mul(8))
+}
+
+/// Has the blocks of `range` there: a store into a hole of a full file system would kill us.
+fn reserve(file: &File, range: Range<u64>) -> io::Result<()> {
+    let bytes = range.end.saturating_sub(range.start);
+    match fallocate(file, FallocateFlags::KEEP_SIZE, range.start, bytes) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -110,14 +120,14 @@ impl Medium for FileMedium {
             return Ok(());
         }
         if count > 0 {
-            reserve(&self.file, at, count)?;
+            reserve(&self.file, words_at(at, count))?;
         }
         self.words = Words::of_file(self.file.as_fd(), at, count)?;
         Ok(())
     }
 
     fn map_more(&self, at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
-        reserve(&self.file, at, count)?;
+        reserve(&self.file, words_at(at, count))?;
         Ok(Arc::new(Words::of_file(self.file.as_fd(), at, count)?))
     }
 
@@ -176,8 +186,18 @@ impl Medium for FileMedium {
         Ok(fadvise(&self.file, 0, None, Advice::DontNeed)?)
     }
 
+    /// By the file system's own error, which a sync of the file does not take away. Others may have asked
+    /// for it before, and it may be about another file.
+    fn lost_writes(&self) -> io::Result<()> {
+        Ok(syncfs(&self.file)?)
+    }
+
     fn lengthen(&self, bytes: u64) -> io::Result<()> {
         if self.size()? < bytes { self.file.set_len(bytes) } else { Ok(()) }
+    }
+
+    fn shorten(&self, bytes: u64) -> io::Result<()> {
+        if self.size()? > bytes { self.file.set_len(bytes) } else { Ok(()) }
     }
 
     fn file(&self) -> Option<MediumFile<'_>> {

@@ -135,10 +135,19 @@ impl Store {
         let Growth { shape, layout, header } = growth;
         let old = self.layout();
         let zones = shape.geometry.as_ref().map_or(0, |g| g.zone_count());
-        let table = self.make_room(&old, &layout, header.as_ref(), zones)?;
-        match header {
-            Some(header) => self.switch(header, table)?,
-            None => self.adopt(table)?,
+        let failed = |source| GrowError::Medium { doing: "look at the medium", source };
+        let len = self.medium.size().map_err(failed)?;
+        let room = self.make_room(&old, &layout, header.as_ref(), zones);
+        let grown = room.and_then(|table| match header {
+            Some(header) => self.switch(header, table),
+            None => self.adopt(table),
+        });
+        if let Err(error) = grown {
+            if !matches!(error, GrowError::Failed) {
+                // What is left longer does no harm.
+                let _ = self.medium.shorten(len);
+            }
+            return Err(error);
         }
         self.slots.grow(zones);
         self.changed.grow(zones.div_ceil(64) as usize);

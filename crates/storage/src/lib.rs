@@ -33,7 +33,7 @@ pub use image::{
     CreateError, CreateOptions, FileError, Finding, Image, ImageInfo, ImageState, LoadError,
     OpenError, OpenOptions, Problem, Progress, Recovery, Refusal, Repair, RepairError,
     RepairReport, ResizeError, Severity, ZoneState, ZoneTable, check, check_on, dump, inspect,
-    load, repair, repair_on, resize,
+    is_boot_known, load, repair, repair_on, resize,
 };
 pub use medium::{Direct, Mapped, Medium, MediumFile};
 pub use memory::{Memory, MemoryError};

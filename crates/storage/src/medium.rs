@@ -65,9 +65,21 @@ pub trait Medium: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// Fails if the medium may have lost what was written to it before it was opened, for whoever asks first:
+    /// a sync may have failed whose caller was killed meanwhile.
+    fn lost_writes(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Makes it at least `bytes` long; what is new reads as zeroes.
     fn lengthen(&self, bytes: u64) -> io::Result<()> {
         if self.size()? < bytes { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
+
+    /// Makes it `bytes` long again, after it was lengthened for nothing: nobody looks at what lies above.
+    fn shorten(&self, bytes: u64) -> io::Result<()> {
+        let _ = bytes;
+        Ok(())
     }
 
     /// False for what is gone with this process, and has nothing to sync.

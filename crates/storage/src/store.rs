@@ -10,7 +10,7 @@ use zvb_zones::{Snapshot, ZoneId};
 use crate::engine::{Job, Kind};
 use crate::grow::{Sizes, TableGuard, Tables};
 use crate::growing::Growing;
-use crate::image::{COPIES, Header, State};
+use crate::image::{COPIES, Header, State, note_sync};
 use crate::layout::{Layout, Piece, Place};
 use crate::medium::Medium;
 use crate::slots::{Detached, Slots};
@@ -219,7 +219,7 @@ impl Store {
             }
         }
         if any {
-            self.synced(tables.sync())?;
+            self.noted(|| tables.sync())?;
         }
         self.slots.release(detached);
         Ok(())
@@ -233,11 +233,23 @@ impl Store {
     /// Syncs; the first failure is the last thing that this store does to its medium. (The kernel may
     /// have dropped what it could not write: a second sync that succeeds would say nothing.)
     pub(crate) fn sync(&self) -> Result<(), CommitError> {
-        self.synced(self.medium.sync())
+        self.noted(|| self.medium.sync())
     }
 
-    fn synced(&self, result: io::Result<()>) -> Result<(), CommitError> {
-        result.map_err(|error| self.fail(CommitError::from(&error)))
+    /// Syncs, and has it noted in the image for as long as that takes: whoever is killed meanwhile never
+    /// hears that it failed. The note stays when it did.
+    fn noted(&self, sync: impl FnOnce() -> io::Result<()>) -> Result<(), CommitError> {
+        let is_image = self.header.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let note = |under_way| {
+            if is_image {
+                // Without the note less is known after a death in the next moment, and that is all.
+                let _ = note_sync(self.medium.as_ref(), under_way);
+            }
+        };
+        note(true);
+        sync().map_err(|error| self.fail(CommitError::from(&error)))?;
+        note(false);
+        Ok(())
     }
 
     /// The last thing that this store does to its medium.
@@ -259,22 +271,27 @@ impl Store {
 
     /// Writes into the superblock that the image is open for writing, durably. When that fails, what was
     /// not synced before may be lost, and the superblock says so.
-    pub(crate) fn say_dirty(&self, mut header: Header) -> Result<(), CommitError> {
-        header.state = State::Dirty;
+    pub(crate) fn say_dirty(&self, header: Header) -> Result<(), CommitError> {
+        self.say(State::Dirty, header)
+    }
+
+    /// Writes into the superblock that the image is left in order. For the last time.
+    pub(crate) fn say_clean(&self) -> Result<(), CommitError> {
+        let header = self.header.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(header) = header else { return Ok(()) };
+        self.say(State::Clean, header)?;
+        *self.header.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    fn say(&self, state: State, mut header: Header) -> Result<(), CommitError> {
+        header.state = state;
         for _ in COPIES {
             header.write_one(self.medium.as_ref()).map_err(|e| CommitError::from(&e))?;
             *self.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(header.clone());
             self.sync()?;
         }
         Ok(())
-    }
-
-    /// Writes into the superblock that the image is left in order. For the last time.
-    pub(crate) fn say_clean(&self) -> Result<(), CommitError> {
-        let header = self.header.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut header) = header else { return Ok(()) };
-        header.state = State::Clean;
-        header.write_both(self.medium.as_ref(), true).map_err(|e| CommitError::from(&e))
     }
 
     /// The zones recorded since the last commit, with their latest states; where the number of active

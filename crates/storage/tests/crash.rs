@@ -251,6 +251,47 @@ fn a_failed_sync_is_the_end_of_promises() {
     }
 }
 
+/// The process is killed while a sync goes on: whether that failed it never hears, and the next one does.
+#[test]
+fn a_sync_that_fails_while_its_process_is_killed_is_found_out() {
+    for fails in [false, true] {
+        let (_directory, path) = image(Model::HostManaged);
+        let medium = State::of(&path);
+        let volume = Arc::new(medium.open(&options(BOOT)).unwrap());
+        let mut worker = Worker::new(Arc::clone(&volume) as _, 4);
+        let mut rng = Rng::new(1);
+        for sectors in [1, 2] {
+            worker.write(384 * 2 + sectors - 1, &pattern(sectors, 512), &mut rng).unwrap();
+            volume.record(ZoneId(2), written(Condition::ImplicitOpen, sectors));
+            if sectors == 1 {
+                worker.one(0, Op::Flush).unwrap();
+                assert_eq!(medium.bytes()[512], 0, "the sync is over");
+            }
+        }
+        let before = medium.bytes();
+        medium.fail_sync.store(if fails { EIO as u64 } else { 0 }, Ordering::Relaxed);
+        assert_eq!(worker.one(0, Op::Flush).is_err(), fails);
+        medium.fail_sync.store(0, Ordering::Relaxed);
+        drop((worker, volume));
+        // Killed before it could write anything of it.
+        for superblock in [0, 4096] {
+            medium.put(superblock, &before[superblock..superblock + 512]);
+        }
+        medium.put(512, &[1]);
+        let (left, sectors) =
+            if fails { (Recovery::SyncFailed, 1) } else { (Recovery::ProcessDied, 2) };
+        // Looking at it takes nothing away.
+        let read_only = OpenOptions { read_only: true, ..options(BOOT) };
+        assert_eq!(medium.open(&read_only).unwrap().recovery(), Recovery::ProcessDied);
+        for _ in 0..2 {
+            let volume = medium.open(&options(BOOT)).unwrap();
+            assert_eq!(volume.recovered()[2], written(Condition::ImplicitOpen, sectors));
+            assert!([left, Recovery::ProcessDied].contains(&volume.recovery()));
+            assert_eq!(medium.bytes()[512], 0);
+        }
+    }
+}
+
 #[test]
 fn a_read_or_write_that_fails_fails_alone() {
     let (_directory, path) = image(Model::HostManaged);

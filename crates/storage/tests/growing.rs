@@ -307,6 +307,14 @@ fn a_medium_that_refuses_leaves_the_disk_as_it_was() {
     assert_eq!(full.to_string(), "cannot make room in the medium");
     state.fail_lengthen.store(0, Ordering::Relaxed);
     assert!(!volume.has_failed());
+    // It is made longer, and then there are no blocks for the table.
+    let len = state.bytes().len();
+    state.fail_map.store(ENOSPC as u64, Ordering::Relaxed);
+    let refused = volume.grow(to).unwrap_err();
+    assert_eq!(refused.to_string(), "cannot map the new zone table");
+    assert_eq!(state.bytes().len(), len, "it is as long as it was");
+    state.fail_map.store(0, Ordering::Relaxed);
+    assert!(!volume.has_failed());
     assert_eq!(volume.shape().capacity, from);
     as_told(state.bytes(), BOOT, &told.latest, [from, from]);
     // The next time it goes well.

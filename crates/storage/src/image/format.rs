@@ -21,6 +21,8 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Where the two copies of the superblock are.
 pub(crate) const COPIES: [u64; 2] = [0, 4096];
+/// Where it is noted that a sync is under way: the sector after the first superblock.
+const NOTE_AT: u64 = 512;
 /// Where the zone table of a new image is.
 pub(super) const TABLE_AT: u64 = 8192;
 /// What the linear region and the slots of a new image are aligned to.
@@ -134,6 +136,21 @@ pub(crate) struct Header {
     pub(crate) ro_compat: u32,
 }
 
+/// Notes that a sync is under way, or is over. The note outlives the process, and is of no use to anybody
+/// when the host dies.
+pub(crate) fn note_sync(medium: &dyn Medium, under_way: bool) -> io::Result<()> {
+    let mut note = [0; 512];
+    note[0] = under_way.into();
+    write_bytes(medium, NOTE_AT, &note)
+}
+
+/// True when a sync was under way, or had failed, as far as is noted on `medium`.
+pub(super) fn is_sync_noted(medium: &dyn Medium) -> io::Result<bool> {
+    let mut note = [0; 512];
+    read_bytes(medium, NOTE_AT, &mut note)?;
+    Ok(note[0] != 0)
+}
+
 impl Header {
     /// That of a new image; `None` when it would be longer than 2^63 bytes.
     pub(crate) fn new(shape: &Shape, uuid: [u8; 16]) -> Option<Self> {
@@ -168,6 +185,11 @@ impl Header {
             read_only,
             can_discard: true,
         }
+    }
+
+    /// True when it was opened for writing last in `boot`, as far as that is known.
+    pub(super) fn is_of_boot(&self, boot: [u8; 16]) -> bool {
+        self.boot == boot && boot != [0; 16]
     }
 
     /// How many zones have a record.

@@ -9,8 +9,8 @@ use super::format::State;
 use super::inspect::inspect;
 use super::open::{Recovery, entries};
 use super::refusal::{FileError, OpenError, Refusal};
-use super::resize::{ResizeError, open_alone};
-use super::switch::placed;
+use super::still::Still;
+use super::switch::{placed, write_table};
 use super::{Header, Image};
 use crate::table::{Entry, RecordError};
 use crate::volume::VolumeError;
@@ -101,40 +101,69 @@ pub fn dump(path: &Path) -> Result<ZoneTable, OpenError> {
 /// they are. A zone whose data ends where it did keeps its data; that of any other is zeroes.
 /// Interrupted, it leaves the old states or the new ones.
 pub fn load(path: &Path, table: &ZoneTable) -> Result<(), FileError<LoadError>> {
-    let opened = open_alone(path).map_err(LoadError::from);
-    opened.and_then(|image| image.load(table)).map_err(FileError::at(path))
+    let loaded = || -> Result<(), LoadError> {
+        let still = Still::at(path)?;
+        loaded(&still.header, still.entries.clone(), table)?;
+        let (len, new) = (still.len, room(&still.header)?);
+        still.open(&new)?.load_from(table, len)
+    };
+    loaded().map_err(FileError::at(path))
 }
 
 impl Image {
     /// Puts the zones into the states of `table`, and closes the image. See [`load`].
     pub fn load(self, table: &ZoneTable) -> Result<(), LoadError> {
-        let Some(old) = self.header_alone() else { return Err(LoadError::Busy) };
-        let Some(geometry) = old.geometry else { return Err(LoadError::Plain) };
-        let medium = self.served.store.medium.as_ref();
-        let mut zones = entries(medium, &old, Recovery::ProcessDied)?;
-        let mut loaded = vec![false; zones.len()];
-        for state in &table.zones {
-            let (zone, count) = (state.zone.0, geometry.zone_count());
-            let place = (zones.get_mut(zone as usize), loaded.get_mut(zone as usize));
-            let (Some(entry), Some(loaded)) = place else {
-                return Err(LoadError::NoSuchZone { zone, count });
-            };
-            if std::mem::replace(loaded, true) {
-                return Err(LoadError::Twice(zone));
-            }
-            *entry = changed(&geometry, *state, *entry)
-                .map_err(|source| LoadError::State { zone, source })?;
-        }
-        check_limits(&geometry, &zones)?;
-        self.commit()?;
-        let new = Header { state: State::Clean, ..old.clone() };
-        let new = placed(&old, new).ok_or(LoadError::NoRoom)?;
-        medium.lengthen(new.file_bytes).map_err(Refusal::io("lengthen"))?;
-        self.switch(&old, new, &zones).map_err(|error| match error {
-            ResizeError::Image(refusal) => LoadError::Image(refusal),
-            _ => LoadError::Busy,
-        })
+        let len = self.served.store.medium.size().map_err(Refusal::io("look at"))?;
+        self.load_from(table, len)
     }
+
+    /// The same; what is refused leaves the medium `len` bytes long.
+    fn load_from(self, table: &ZoneTable, len: u64) -> Result<(), LoadError> {
+        let Some(old) = self.header_alone() else { return Err(LoadError::Busy) };
+        let new = self.put(&old, table).inspect_err(|_| self.leave(len))?;
+        Ok(self.switch(&old, new).map_err(Refusal::io("write to"))?)
+    }
+
+    /// All that can be written before the superblocks, which are the ones that are returned.
+    fn put(&self, old: &Header, table: &ZoneTable) -> Result<Header, LoadError> {
+        let medium = self.served.store.medium.as_ref();
+        let zones = loaded(old, entries(medium, old, Recovery::ProcessDied)?, table)?;
+        self.commit()?;
+        let new = room(old)?;
+        medium.lengthen(new.file_bytes).map_err(Refusal::io("lengthen"))?;
+        write_table(medium, &new, &zones).map_err(Refusal::io("write to"))?;
+        Ok(new)
+    }
+}
+
+/// `old`, in order, with a place for another zone table.
+fn room(old: &Header) -> Result<Header, LoadError> {
+    let new = Header { state: State::Clean, ..old.clone() };
+    placed(old, new).ok_or(LoadError::NoRoom)
+}
+
+/// The zones of the image that `header` describes, put into the states of `table`.
+fn loaded(
+    header: &Header,
+    mut zones: Vec<Entry>,
+    table: &ZoneTable,
+) -> Result<Vec<Entry>, LoadError> {
+    let Some(geometry) = header.geometry else { return Err(LoadError::Plain) };
+    let mut loaded = vec![false; zones.len()];
+    for state in &table.zones {
+        let (zone, count) = (state.zone.0, geometry.zone_count());
+        let place = (zones.get_mut(zone as usize), loaded.get_mut(zone as usize));
+        let (Some(entry), Some(loaded)) = place else {
+            return Err(LoadError::NoSuchZone { zone, count });
+        };
+        if std::mem::replace(loaded, true) {
+            return Err(LoadError::Twice(zone));
+        }
+        *entry = changed(&geometry, *state, *entry)
+            .map_err(|source| LoadError::State { zone, source })?;
+    }
+    check_limits(&geometry, &zones)?;
+    Ok(zones)
 }
 
 /// A zone that was `entry`, put into `state`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zvb_zones::{Geometry, ZoneId};
 
 use super::Image;
-use super::format::{Header, State};
+use super::format::{Header, State, is_sync_noted};
 use super::refusal::{OpenError, Refusal};
 use crate::committer::Committer;
 use crate::engine::{EngineKind, Served};
@@ -61,7 +61,7 @@ impl Recovery {
         match header.state {
             State::Clean => Self::Clean,
             State::SyncFailed => Self::SyncFailed,
-            State::Dirty if header.boot == boot && boot != [0; 16] => Self::ProcessDied,
+            State::Dirty if header.is_of_boot(boot) => Self::ProcessDied,
             State::Dirty => Self::HostDied,
         }
     }
@@ -75,17 +75,30 @@ impl Image {
 
     /// Opens the image on `medium`, which nobody else has.
     pub fn open_on(mut medium: Box<dyn Medium>, options: &OpenOptions) -> Result<Self, Refusal> {
-        let header = Header::read(medium.as_ref())?;
+        let mut header = Header::read(medium.as_ref())?;
         let read_only = options.read_only;
         if header.unknown_ro_compat() != 0 && !read_only {
             return Err(Refusal::ReadOnlyFeatures(header.unknown_ro_compat()));
         }
-        if header.state == State::SyncFailed {
+        let boot = options.boot.unwrap_or_else(this_boot);
+        let mut recovery = Recovery::of(&header, boot);
+        // Of a closed image, too: it may have been killed while it was closed.
+        if header.is_of_boot(boot)
+            && recovery != Recovery::SyncFailed
+            && !read_only
+            && is_sync_noted(medium.as_ref()).map_err(Refusal::io("read"))?
+            && medium.lost_writes().is_err()
+        {
+            // Before anything else: nobody will be told again.
+            recovery = Recovery::SyncFailed;
+            let mut failed = Header { state: State::SyncFailed, ..header.clone() };
+            failed.write_both(medium.as_ref(), false).map_err(Refusal::io("write to"))?;
+            header.sequence = failed.sequence;
+        }
+        if recovery == Recovery::SyncFailed {
             medium.forget().map_err(Refusal::io("read"))?;
         }
         medium.map(header.table_at, header.table_words()).map_err(Refusal::io("map"))?;
-        let boot = options.boot.unwrap_or_else(this_boot);
-        let recovery = Recovery::of(&header, boot);
         let entries = entries(medium.as_ref(), &header, recovery)?;
         let recovered = entries.iter().map(|e| e.state).collect();
 
@@ -130,6 +143,12 @@ pub(super) fn regular_file(path: &Path, write: bool) -> Result<File, Refusal> {
     }
     let mut how = File::options();
     how.read(true).write(write).open(path).map_err(Refusal::io("open"))
+}
+
+/// False where the system does not tell one boot of the host from another: the death of a process can not be
+/// told from that of the host then, and costs all that was not flushed.
+pub fn is_boot_known() -> bool {
+    this_boot() != [0; 16]
 }
 
 /// The identity of this boot of the host; all zero when it is not told.

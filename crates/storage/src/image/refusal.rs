@@ -81,7 +81,9 @@ pub enum Refusal {
     #[error("the superblock makes no sense: {0}")]
     Superblock(#[source] BadSuperblock),
     /// The record of a zone makes no sense.
-    #[error("the record of zone {zone}: {source}")]
+    #[error(
+        "the record of zone {zone}: {source}; `zvb check` finds all that is wrong, and can repair it"
+    )]
     BadRecord {
         /// The zone, from 0.
         zone: u32,

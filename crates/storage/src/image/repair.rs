@@ -12,7 +12,7 @@ use super::format::{Header, State};
 use super::open::{CommitBy, OpenOptions, Recovery, locked_medium, this_boot};
 use super::refusal::{FileError, Refusal};
 use super::survey::Survey;
-use super::switch::{placed, switch};
+use super::switch::{placed, switch, write_table};
 use crate::engine::EngineKind;
 use crate::medium::Medium;
 use crate::volume::{Volume, VolumeError};
@@ -143,7 +143,8 @@ fn mend_zones(medium: &dyn Medium, survey: &Survey) -> Result<(), RepairError> {
     } else if new.table().end > survey.len {
         return Err(RepairError::NoRoom);
     }
-    let switched = switch(medium, old, new, &survey.mended());
+    let written = write_table(medium, &new, &survey.mended());
+    let switched = written.and_then(|()| switch(medium, old, new));
     Ok(switched.map_err(Refusal::io("write to"))?)
 }
 

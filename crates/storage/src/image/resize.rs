@@ -1,5 +1,6 @@
 //! Making an image larger.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -8,10 +9,10 @@ use zvb_zones::{Geometry, GeometryError};
 
 use super::Image;
 use super::format::{Header, REGION_ALIGN, State};
-use super::open::{CommitBy, OpenOptions, Recovery, entries};
-use super::refusal::{FileError, OpenError, Refusal};
-use super::switch::{placed, switch};
-use crate::engine::EngineKind;
+use super::open::{Recovery, entries};
+use super::refusal::{FileError, Refusal};
+use super::still::Still;
+use super::switch::{placed, switch, write_table};
 use crate::grow::Growth;
 use crate::layout::{Layout, has_sequential};
 use crate::medium::clear;
@@ -60,18 +61,16 @@ pub enum ResizeError {
 /// zone that was smaller than the others grows first, then new ones, empty, come after it. Interrupted, it
 /// leaves the image in the old size or in the new one.
 pub fn resize(path: &Path, capacity: Sector) -> Result<(), FileError<ResizeError>> {
-    let opened = open_alone(path).map_err(ResizeError::from);
-    opened.and_then(|image| image.resize(capacity)).map_err(FileError::at(path))
-}
-
-/// The image at `path`, opened to be changed by nobody but us.
-pub(super) fn open_alone(path: &Path) -> Result<Image, Refusal> {
-    let options = OpenOptions {
-        engine: EngineKind::Sync,
-        commit: CommitBy::Caller,
-        ..OpenOptions::default()
+    let resized = || -> Result<(), ResizeError> {
+        let still = Still::at(path)?;
+        let new = match &still.header {
+            same if same.capacity == capacity => same.clone(),
+            old => larger(old, capacity)?,
+        };
+        let len = still.len;
+        still.open(&new)?.resize_from(capacity, len)
     };
-    Image::open(path, &options).map_err(|OpenError { reason, .. }| reason)
+    resized().map_err(FileError::at(path))
 }
 
 impl From<GrowError> for ResizeError {
@@ -90,23 +89,37 @@ impl From<GrowError> for ResizeError {
 impl Image {
     /// Makes the disk `capacity` sectors large, and closes the image. See [`resize`].
     pub fn resize(self, capacity: Sector) -> Result<(), ResizeError> {
+        let len = self.served.store.medium.size().map_err(Refusal::io("look at"))?;
+        self.resize_from(capacity, len)
+    }
+
+    /// The same; what is refused leaves the medium `len` bytes long.
+    fn resize_from(self, capacity: Sector, len: u64) -> Result<(), ResizeError> {
         let Some(old) = self.header_alone() else { return Err(ResizeError::Busy) };
         if capacity == old.capacity {
             return Ok(self.close()?);
         }
-        let new = larger(&old, capacity)?;
+        let made = self.make_larger(&old, capacity);
+        let new = made.inspect_err(|_| self.leave(len))?;
+        Ok(self.switch(&old, new).map_err(Refusal::io("write to"))?)
+    }
+
+    /// All that can be written before the superblocks, which are the ones that are returned.
+    fn make_larger(&self, old: &Header, capacity: Sector) -> Result<Header, ResizeError> {
+        let new = larger(old, capacity)?;
         self.commit()?;
         let medium = self.served.store.medium.as_ref();
-        let entries = entries(medium, &old, Recovery::ProcessDied)?;
+        let entries = entries(medium, old, Recovery::ProcessDied)?;
         let grow = || {
             medium.lengthen(new.file_bytes)?;
             // What is new of the linear region; a file may be longer than its image.
-            let [old, new] = [&old, &new].map(|header| header.layout);
+            let [old, new] = [old, &new].map(|header| header.layout);
             let from = old.linear_at.saturating_add(old.linear_bytes);
             clear(medium, from..new.linear_at.saturating_add(new.linear_bytes))
         };
         grow().map_err(Refusal::io("lengthen"))?;
-        self.switch(&old, new, &entries)
+        write_table(medium, &new, &entries).map_err(Refusal::io("write to"))?;
+        Ok(new)
     }
 
     /// What the superblocks say, when nobody works on the image and it can be changed.
@@ -117,18 +130,19 @@ impl Image {
         self.served.store.header.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Leaves the image in order as `new`, its zones in `entries`.
-    pub(super) fn switch(
-        self,
-        old: &Header,
-        new: Header,
-        entries: &[crate::table::Entry],
-    ) -> Result<(), ResizeError> {
+    /// Leaves the image in order as `new`, whose zone table is written.
+    pub(super) fn switch(self, old: &Header, new: Header) -> io::Result<()> {
         let store = &self.served.store;
         // Nobody else writes superblocks from here on.
         *store.header.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let switched = switch(store.medium.as_ref(), old, new, entries);
-        Ok(switched.map_err(Refusal::io("write to"))?)
+        switch(store.medium.as_ref(), old, new)
+    }
+
+    /// Leaves the image in order as it is, `len` bytes long, after a change of it was refused.
+    pub(super) fn leave(&self, len: u64) {
+        // A medium that fails now too has been told of already.
+        let _ = self.served.store.medium.shorten(len);
+        let _ = self.close();
     }
 }
 

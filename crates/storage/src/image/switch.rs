@@ -46,16 +46,10 @@ fn layout_end(header: &Header) -> u64 {
 }
 
 /// Makes the image on `medium`, which `old` describes, the one that `new` describes, which is
-/// [`placed`], its zones in `entries`. The medium is long enough for the table of `new`.
+/// [`placed`], and whose zone table [`write_table`] has written.
 ///
 /// When this fails the image is the old one, or the new one. When a sync failed, it says so.
-pub(super) fn switch(
-    medium: &dyn Medium,
-    old: &Header,
-    mut new: Header,
-    entries: &[Entry],
-) -> io::Result<()> {
-    write_table(medium, &new, entries)?;
+pub(super) fn switch(medium: &dyn Medium, old: &Header, mut new: Header) -> io::Result<()> {
     let written = medium.sync();
     new.sequence = old.sequence;
     let put = match written {
@@ -70,8 +64,21 @@ pub(super) fn switch(
     put
 }
 
-/// Writes the records of `entries`. Those of zones at birth are left a hole.
-fn write_table(medium: &dyn Medium, header: &Header, entries: &[Entry]) -> io::Result<()> {
+/// Writes the zone table of `header`, which is [`placed`] and which the medium is long enough for: the records
+/// of `entries`. Those of zones at birth are left a hole. When this fails, nothing is left there.
+pub(super) fn write_table(
+    medium: &dyn Medium,
+    header: &Header,
+    entries: &[Entry],
+) -> io::Result<()> {
+    let written = write_records(medium, header, entries);
+    if written.is_err() {
+        let _ = clear(medium, header.table());
+    }
+    written
+}
+
+fn write_records(medium: &dyn Medium, header: &Header, entries: &[Entry]) -> io::Result<()> {
     clear(medium, header.table())?;
     let mut run = Vec::new();
     let mut at = header.table_at;

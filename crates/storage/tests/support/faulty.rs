@@ -30,6 +30,7 @@ pub(crate) struct State {
     pub(crate) fail_sync: AtomicU64,
     pub(crate) fail_zero: AtomicU64,
     pub(crate) fail_lengthen: AtomicU64,
+    pub(crate) fail_map: AtomicU64,
     /// Reads and writes move at most this many bytes; 0 for no limit.
     pub(crate) at_most: AtomicU64,
     /// So many bytes more can be written, if not `None`: the write that ends there is short, and after it
@@ -38,6 +39,8 @@ pub(crate) struct State {
     /// Syncs do nothing, and say that they did.
     pub(crate) lie: AtomicBool,
     pub(crate) syncs: AtomicU64,
+    /// A sync has failed, and only who asked for it has heard.
+    pub(crate) lost: AtomicBool,
     /// Where reads fail, in bytes; nowhere when it is empty.
     pub(crate) bad: Mutex<Range<u64>>,
     /// The end comes with the change (write, zero, lengthen, sync) of this number, and nothing changes any
@@ -85,6 +88,11 @@ impl State {
         Faulty { state: Arc::clone(self), words: Arc::default() }
     }
 
+    /// Puts `bytes` at `at`, where nothing is mapped.
+    pub(crate) fn put(&self, at: usize, bytes: &[u8]) {
+        self.now.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// The bytes as this host sees them.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.now.lock().unwrap().clone();
@@ -125,7 +133,7 @@ impl State {
 
     fn medium_sync(&self) -> io::Result<()> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        fail(&self.fail_sync)?;
+        fail(&self.fail_sync).inspect_err(|_| self.lost.store(true, Ordering::Relaxed))?;
         self.change()?;
         if !self.lie.load(Ordering::Relaxed) {
             let bytes = self.bytes();
@@ -189,6 +197,7 @@ impl Medium for Faulty {
     }
 
     fn map_more(&self, at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
+        fail(&self.state.fail_map)?;
         let words = self.state.map(at, count);
         Ok(Arc::new(More { state: Arc::clone(&self.state), words }))
     }
@@ -247,6 +256,17 @@ impl Medium for Faulty {
 
     fn sync(&self) -> io::Result<()> {
         self.state.medium_sync()
+    }
+
+    fn lost_writes(&self) -> io::Result<()> {
+        let lost = self.state.lost.swap(false, Ordering::Relaxed);
+        if lost { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+    }
+
+    fn shorten(&self, bytes: u64) -> io::Result<()> {
+        self.state.change()?;
+        self.state.now.lock().unwrap().truncate(bytes as usize);
+        Ok(())
     }
 
     fn lengthen(&self, bytes: u64) -> io::Result<()> {
