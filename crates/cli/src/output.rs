@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
+use zvb_wire::Sector;
 
 use crate::shape::ShapeError;
+use crate::size::Size;
 
 /// The command line makes no sense, found out later than by its parser.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,12 @@ pub(crate) fn say(text: impl Display) -> Result<(), OutputGone> {
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).context("cannot put the answer into JSON")?;
     Ok(say(text)?)
+}
+
+/// Why a disk of `from` sectors does not become one of `to`.
+pub(crate) fn shrinks(from: Sector, to: Sector) -> String {
+    let (from, to) = (Size::of(from), Size::of(to));
+    format!("the disk is {from} large, and {to} is less: it can only grow")
 }
 
 /// Prints a line about the course of things to standard error, where nobody may be listening.

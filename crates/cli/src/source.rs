@@ -8,7 +8,7 @@ use clap::Args;
 use zvb_host::server::{Level, Log};
 use zvb_storage::{
     EngineKind, HOST_REQUESTS, HostDisk, HostOptions, Image, Memory, OpenOptions, Recovery, Volume,
-    is_block_device,
+    is_block_device, is_boot_known,
 };
 
 use crate::output::Usage;
@@ -107,6 +107,15 @@ fn open_image(path: &Path, args: &SourceArgs, log: &Arc<dyn Log>) -> anyhow::Res
     match image.recovery() {
         Recovery::Clean => {}
         other => log.log(Level::Info, format_args!("{}: {}", path.display(), recovered(&other))),
+    }
+    if !args.read_only && !is_boot_known() {
+        log.log(
+            Level::Warn,
+            format_args!(
+                "/proc/sys/kernel/random/boot_id can not be read: if this server is killed, what was not \
+                 flushed is lost, though the host goes on"
+            ),
+        );
     }
     if image.shape().read_only && !args.read_only {
         bail!("{} can only be served with --read-only", path.display());

@@ -7,9 +7,11 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Place, bytes};
+use support::{Place, bytes, zvb};
 
 const SHAPE: [&str; 10] = [
     "--size",
@@ -184,4 +186,90 @@ fn zones_are_dumped_and_loaded() {
         assert_eq!(run.code(), 1, "{text}");
         assert!(run.err().contains(reason), "{}", run.err());
     }
+}
+
+/// In order or left by a server that was killed: what is refused leaves no byte changed.
+#[test]
+fn what_is_refused_leaves_the_image_as_it_was() {
+    let place = used();
+    place.run(&["check", "d.zvb", "--repair"]).ok();
+    let many = json!({ "zones": [
+        { "zone": 4, "cond": "closed", "written": 8 },
+        { "zone": 5, "cond": "closed", "written": 8 },
+        { "zone": 6, "cond": "closed", "written": 8 },
+    ]});
+    fs::write(place.path("t.json"), many.to_string()).unwrap();
+    let limits = ["--max-open", "2", "--max-active", "2"];
+    place.create("e.zvb", &[&SHAPE[..], &limits].concat()).ok();
+    for killed in [false, true] {
+        for name in ["d.zvb", "e.zvb"] {
+            if killed {
+                let mut server = place.serve(&[name]);
+                place.input("append", &["--zone", "7"], &bytes(1, 8192)).ok();
+                assert_eq!(server.end(rustix::process::Signal::KILL), None);
+            }
+            let before = fs::read(place.path(name)).unwrap();
+            let refused = |line: &[&str], reason: &str| {
+                let run = place.run(line);
+                assert_eq!(run.code(), 1, "{line:?}");
+                assert!(run.err().contains(reason), "{}", run.err());
+                assert!(fs::read(place.path(name)).unwrap() == before, "{line:?}");
+            };
+            refused(&["resize", name, "--size", "32M"], "it can only grow");
+            refused(&["resize", name, "--size", "67109376"], "multiple of the block size");
+            refused(&["resize", name, "--size", "100P"], "zones");
+            if name == "e.zvb" {
+                refused(&["load", name, "t.json"], "active");
+            }
+        }
+    }
+    for (name, table) in [("d.zvb", "[]"), ("e.zvb", r#"[{"zone": 99, "cond": "empty"}]"#)] {
+        let before = fs::read(place.path(name)).unwrap();
+        fs::write(place.path("t.json"), format!(r#"{{"zones": {table}}}"#)).unwrap();
+        let run = place.run(&["load", name, "t.json"]);
+        assert_eq!(run.code(), i32::from(table != "[]"), "{}", run.err());
+        assert_eq!(fs::read(place.path(name)).unwrap() == before, table != "[]");
+    }
+    // No file is as long as that; a plain disk has no zones that are too many.
+    place.create("p.zvb", &["--size", "1M", "--model", "none"]).ok();
+    let before = fs::read(place.path("p.zvb")).unwrap();
+    for size in ["7E", "64P"] {
+        let run = place.run(&["resize", "p.zvb", "--size", size]);
+        assert_eq!(run.code(), 1, "{}", run.out());
+        assert!(fs::read(place.path("p.zvb")).unwrap() == before);
+    }
+}
+
+/// Killed at any moment, a command that replaces an image leaves the old one or the new one at its name.
+#[test]
+fn a_killed_create_or_clone_leaves_the_old_image_or_the_new() {
+    let place = used();
+    place.create("old.zvb", &["--size", "8M"]).ok();
+    let old = fs::read(place.path("old.zvb")).unwrap();
+    let mut kept = 0;
+    for round in 0..40 {
+        fs::write(place.path("e.zvb"), &old).unwrap();
+        let line: &[&str] = match round % 2 {
+            0 => &["clone", "d.zvb", "e.zvb", "--force"],
+            _ => &["create", "e.zvb", "--size", "16M", "--force"],
+        };
+        let mut child = Command::new(zvb())
+            .args(line)
+            .current_dir(place.dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_micros(400 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if fs::read(place.path("e.zvb")).unwrap() == old {
+            kept += 1;
+        } else {
+            place.run(&["check", "e.zvb", "--deep"]).ok();
+            let size = place.run(&["info", "e.zvb", "--json"]).json()["capacity"].as_u64();
+            assert_eq!(size, Some(if round % 2 == 0 { 64 << 11 } else { 16 << 11 }));
+        }
+    }
+    assert!(kept > 0, "none was killed in time");
 }

@@ -82,19 +82,22 @@ impl Drop for Guard {
     }
 }
 
+/// A script that runs with mounts of its own, where `$0` is the program.
+fn secluded(place: &Place, script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-euxc", script, zvb()])
+        .current_dir(place.dir())
+        .stdin(Stdio::null());
+    command
+}
+
 /// A server in a file system of 9 MiB that nobody else sees; `None` where such a thing can not be had.
 fn crowded(place: &Place) -> Option<Guard> {
     std::fs::create_dir(place.path("small")).unwrap();
     let script = "mount -t tmpfs -o size=9m none small && \"$0\" create small/d.zvb \
         --size 32M --zone-size 4M --zone-capacity 3M && exec \"$0\" serve small/d.zvb --socket-path s";
-    let child = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", script, zvb()])
-        .current_dir(place.dir())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
+    let child = secluded(place, script).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
     let mut server = Guard(child);
     let begun = Instant::now();
     while !place.path("s").exists() {
@@ -138,4 +141,104 @@ fn a_full_file_system_is_written_to_again_when_a_zone_was_reset() {
         place.input("append", &["--zone", &name], &data).ok();
         holds(&place, &name, &data);
     }
+}
+
+/// Runs `script` with mounts of its own and a file system of 4 MiB in `small`, in which `d.zvb` is an image;
+/// says so where that can not be had.
+#[track_caller]
+fn in_little_space(script: &str) {
+    let place = Place::new();
+    std::fs::create_dir(place.path("small")).unwrap();
+    let mounted = secluded(&place, "mount -t tmpfs none small").output();
+    if !mounted.is_ok_and(|run| run.status.success()) {
+        eprintln!("not tried: it takes the right to mount a file system");
+        return;
+    }
+    let begin = "mount -t tmpfs -o size=4m none small
+        \"$0\" create small/d.zvb --size 32M --zone-size 4M --zone-capacity 3M
+        fill() { ! dd if=/dev/zero of=small/fill bs=4k 2>/dev/null; }
+        ready() { while ! test -S s; do sleep 0.02; done; }
+        ";
+    let run = secluded(&place, &[begin, script].concat()).output().unwrap();
+    let (said, told) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{said}\n{told}");
+}
+
+/// To read a hole wants room, through a mapping: it ended the process.
+#[test]
+fn an_image_on_a_full_file_system_is_read() {
+    in_little_space(
+        r#"fill
+        "$0" info small/d.zvb
+        "$0" dump small/d.zvb > t.json
+        "$0" check --deep small/d.zvb
+        "$0" serve --read-only small/d.zvb --socket-path s & ready
+        "$0" report --socket-path s
+        "$0" read --socket-path s --zone 1 --length 8 | cmp -n 4096 - /dev/zero
+        kill $!; wait $!"#,
+    );
+}
+
+#[test]
+fn what_finds_no_space_changes_nothing_and_says_so() {
+    in_little_space(
+        r#"cp --sparse=always small/d.zvb before
+        "$0" dump small/d.zvb > t.json
+        fill
+        refused() {
+            if "$@" 2> said; then exit 9; fi
+            grep -q "No space left on device" said
+            cmp small/d.zvb before
+        }
+        refused "$0" serve small/d.zvb --socket-path s
+        refused "$0" resize small/d.zvb --size 64G
+        refused "$0" load small/d.zvb t.json
+        rm small/fill
+        "$0" serve small/d.zvb --socket-path s & ready
+        kill -KILL $!; wait $! || true
+        cp --sparse=always small/d.zvb before
+        fill
+        refused "$0" resize small/d.zvb --size 64G
+        rm small/fill
+        "$0" resize small/d.zvb --size 64G"#,
+    );
+}
+
+#[test]
+fn a_disk_in_use_that_finds_no_space_to_grow_is_as_long_as_it_was() {
+    in_little_space(
+        r#""$0" serve small/d.zvb --socket-path s --control c & ready
+        long=$(stat -c %s small/d.zvb)
+        fill
+        if "$0" ctl --control c resize --size 64G 2> said; then exit 9; fi
+        cat said >&2
+        grep -q "No space left on device" said
+        test "$(stat -c %s small/d.zvb)" = "$long"
+        "$0" report --socket-path s | tail -1
+        rm small/fill
+        "$0" ctl --control c resize --size 64G
+        test "$(stat -c %s small/d.zvb)" -gt "$long"
+        kill $!; wait $!
+        "$0" check small/d.zvb"#,
+    );
+}
+
+#[test]
+fn a_server_says_when_it_can_not_tell_a_boot_of_the_host() {
+    let place = Place::new();
+    let script = "mount --bind /dev/null /proc/sys/kernel/random/boot_id
+        \"$0\" create d.zvb --size 32M --zone-size 4M
+        \"$0\" serve d.zvb --socket-path s 2> said & while ! test -S s; do sleep 0.02; done
+        head -c 4096 /dev/zero | \"$0\" append --socket-path s --zone 1
+        kill -KILL $!; wait $! || true
+        grep -q 'warning: /proc/sys/kernel/random/boot_id can not be read' said
+        \"$0\" info d.zvb | grep 'the host went down'";
+    let mounted =
+        secluded(&place, "mount --bind /dev/null /proc/sys/kernel/random/boot_id").output();
+    if !mounted.is_ok_and(|run| run.status.success()) {
+        eprintln!("not tried: it takes the right to mount");
+        return;
+    }
+    let run = secluded(&place, script).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }

@@ -17,7 +17,7 @@ pub enum ForceError {
     #[error("the disk has no zones")]
     NotZoned,
     /// No zones, or not of this disk.
-    #[error("zones {first} to {end} (not included) are not zones of the disk, which has {count}")]
+    #[error("zones {first} to {} are not zones of the disk, which has {count}, from 0", .end.saturating_sub(1))]
     NoSuchZones {
         /// The first.
         first: u32,

@@ -14,7 +14,7 @@ pub trait Observer: Send + Sync {
     /// The guest broke the ring of `queue`: the queue is retired until the device is reset.
     fn queue_retired(&self, queue: u16, why: &RingError);
 
-    /// The medium failed: the guest got IOERR.
+    /// The medium failed a request at `at` (`u64::MAX` for one that concerns no sector): the guest got IOERR.
     fn medium_fault(&self, queue: u16, request: RequestType, at: Sector, why: &Failure);
 
     /// The medium could not make durable what was written: nothing is promised any more, no request that

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use serde_json::json;
@@ -152,6 +152,9 @@ pub(super) fn run_resize(args: &ResizeArgs) -> Result<()> {
         ResizeError::Image(Refusal::InUse { .. }) => {
             let text = format!("{error}; one served with --control is resized by `zvb ctl resize`");
             anyhow::Error::new(error).context(text)
+        }
+        ResizeError::Shrinks { from, to } => {
+            anyhow!("{}: {}", args.file.display(), output::shrinks(*from, *to))
         }
         _ => error.into(),
     })?;

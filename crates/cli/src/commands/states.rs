@@ -81,7 +81,8 @@ pub(super) fn run_load(args: &LoadArgs) -> Result<()> {
         return output::json(&json!({ "file": args.file, "zones_loaded": count }));
     }
     if !args.output.quiet {
-        output::say(format_args!("{}: {count} zones loaded", args.file.display()))?;
+        let zones = if count == 1 { "zone" } else { "zones" };
+        output::say(format_args!("{}: {count} {zones} loaded", args.file.display()))?;
     }
     Ok(())
 }

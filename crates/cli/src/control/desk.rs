@@ -15,11 +15,12 @@ use zvb_device::{
 };
 use zvb_host::control::{self, Commands, Control, Controlled, Next};
 use zvb_host::server::{Level, Log, Shutdown};
-use zvb_storage::Volume;
+use zvb_storage::{GrowError, Volume};
 use zvb_wire::{Condition, Sector};
 use zvb_zones::Refusal;
 
 use super::{Effect, FaultRequest, Request, STATUSES, ZoneTo, status_name};
+use crate::output;
 use crate::report::condition_name;
 use crate::report::dump::Dump;
 
@@ -135,6 +136,9 @@ impl Desk {
     }
 
     fn set_zones(&self, zone: u32, count: u32, to: ZoneTo) -> Result<Value> {
+        if count == 0 {
+            bail!("0 zones are none");
+        }
         let end = zone.checked_add(count).context("there are no such zones")?;
         let (forced, name) = match to {
             ZoneTo::ReadOnly => (Forced::ReadOnly, "read-only"),
@@ -148,8 +152,13 @@ impl Desk {
             }
             other => other.into(),
         })?;
-        let log = format_args!("control: zones from {zone} on are {name} now: {count}");
-        self.log.log(Level::Info, log);
+        match count {
+            1 => self.log.log(Level::Info, format_args!("control: zone {zone} is {name} now")),
+            _ => self.log.log(
+                Level::Info,
+                format_args!("control: {count} zones from {zone} on are {name} now"),
+            ),
+        }
         // The image remembers already, whatever happens to this process; now for that of the host, too.
         let durable = self.volume().make_durable();
         durable.context("it is done, but would not survive the death of the host")?;
@@ -159,7 +168,10 @@ impl Desk {
     fn resize(&self, capacity: Sector) -> Result<Value> {
         let zones = || self.volume().shape().geometry.map(|geometry| geometry.zone_count());
         let (from, zones_before) = (self.device.capacity(), zones());
-        self.device.resize(capacity)?;
+        self.device.resize(capacity).map_err(|error| match error {
+            GrowError::Shrinks { from, to } => anyhow!(output::shrinks(from, to)),
+            other => other.into(),
+        })?;
         self.log.log(
             Level::Info,
             format_args!("control: the disk has {capacity} sectors now, from {from}"),

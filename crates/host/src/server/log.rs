@@ -130,9 +130,8 @@ impl Observer for LogObserver {
     fn queue_retired(&self, _: u16, _: &RingError) {}
 
     fn medium_fault(&self, queue: u16, request: RequestType, at: Sector, why: &Failure) {
-        let why = Chain(why);
-        self.log
-            .log(Level::Error, format_args!("queue {queue}: {request:?} at sector {at}: {why}"));
+        let (place, why) = (Place(request, at), Chain(why));
+        self.log.log(Level::Error, format_args!("queue {queue}: {request:?}{place}: {why}"));
     }
 
     fn turned_read_only(&self) {
@@ -152,8 +151,22 @@ impl Observer for LogObserver {
             Some(Harm::Tear(_)) => "is torn",
             None => "is delayed",
         };
-        let line = format_args!("queue {queue}: {request:?} at sector {at} {harm}, as told");
+        let place = Place(request, at);
+        let line = format_args!("queue {queue}: {request:?}{place} {harm}, as told");
         self.log.log(Level::Info, line);
+    }
+}
+
+/// Where a request is, if it is anywhere: a flush is not.
+struct Place(RequestType, Sector);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self(RequestType::FLUSH | RequestType::GET_ID | RequestType::ZONE_RESET_ALL, _)
+            | Self(_, Sector(u64::MAX)) => Ok(()),
+            Self(_, at) => write!(f, " at sector {at}"),
+        }
     }
 }
 
@@ -190,6 +203,26 @@ mod tests {
         assert_eq!(take(start + PER_LINE * 2), Some(1));
         let later = start + Duration::from_secs(86_400 * 365);
         assert_eq!((0..1000).filter(|_| take(later).is_some()).count(), BURST as usize);
+    }
+
+    #[test]
+    fn what_is_nowhere_has_no_sector() {
+        struct Lines(Mutex<Vec<String>>);
+        impl Log for Lines {
+            fn log(&self, _: Level, line: fmt::Arguments<'_>) {
+                self.0.lock().unwrap().push(line.to_string());
+            }
+        }
+        let lines = Arc::new(Lines(Mutex::default()));
+        let observer = LogObserver::new(Arc::clone(&lines) as Arc<dyn Log>);
+        let nowhere = Sector(u64::MAX);
+        observer.medium_fault(0, RequestType::FLUSH, nowhere, &Failure::Poisoned);
+        observer.fault_injected(1, RequestType::FLUSH, Sector(0), None);
+        observer.fault_injected(1, RequestType::OUT, Sector(8), None);
+        let lines = lines.0.lock().unwrap();
+        assert!(lines[0].starts_with("queue 0: FLUSH: "), "{lines:?}");
+        assert_eq!(lines[1], "queue 1: FLUSH is delayed, as told");
+        assert_eq!(lines[2], "queue 1: OUT at sector 8 is delayed, as told");
     }
 
     #[test]
