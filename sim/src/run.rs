@@ -136,17 +136,6 @@ struct Past {
     nested: u32,
     /// See [`Moment::growing`].
     growing: Option<u64>,
-    /// The process died after a sync had failed, and the image does not say so: the known gap of
-    /// `docs/format.md`. All is there for as long as the host lives, and nobody knows what after that.
-    in_doubt: bool,
-}
-
-/// A machine that was switched on again.
-struct Revived {
-    rig: Rig,
-    ledger: Ledger,
-    /// See [`Past::in_doubt`].
-    in_doubt: bool,
 }
 
 /// A seed as it is played.
@@ -229,12 +218,9 @@ impl Player {
             self.inspect(&last)?;
             let process = self.rng.chance(30);
             guest.note(Note::End(last.corpse.moment));
-            let mut next = self.revive(&last, process)?;
-            if next.in_doubt {
-                next = self.revive(&last, false)?;
-            }
-            guest.restart(next.ledger);
-            rig = next.rig;
+            let (next, ledger) = self.revive(&last, process)?;
+            guest.restart(ledger);
+            rig = next;
             *generation += 1;
         }
         Ok(())
@@ -353,13 +339,12 @@ impl Player {
     }
 
     /// What a machine finds that is switched on after that: after the death of the process, or of the host.
-    fn revive(&mut self, moment: &Moment, process: bool) -> Result<Revived, Violation> {
+    fn revive(&mut self, moment: &Moment, process: bool) -> Result<(Rig, Ledger), Violation> {
         self.end = vec![moment.corpse.moment.into()];
         self.boot = moment.boot;
         let bytes = self.bytes_after(&moment.corpse.bytes, process);
         let (sync_failed, growing) = (moment.sync_failed, moment.growing);
-        let in_doubt = process && sync_failed;
-        let past = Past { power_lost: !process, sync_failed, nested: 0, growing, in_doubt };
+        let past = Past { power_lost: !process, sync_failed, nested: 0, growing };
         self.recover(bytes, &moment.ledger, past)
     }
 
@@ -383,7 +368,7 @@ impl Player {
         bytes: Bytes,
         ledger: &Ledger,
         mut past: Past,
-    ) -> Result<Revived, Violation> {
+    ) -> Result<(Rig, Ledger), Violation> {
         let again = past.nested < NESTED && self.rng.chance(15);
         let disk = self.disk(bytes);
         let mut errors = Errors::default();
@@ -394,7 +379,6 @@ impl Player {
         let boot = self.boot();
         let started = Rig::start(disk.clone(), boot, &self.setup, &mut self.rng, errors);
         past.sync_failed |= disk.lock().sync_failed;
-        past.in_doubt &= !started.as_ref().is_ok_and(|rig| rig.recovery == Recovery::SyncFailed);
         if again {
             let failed = disk.lock().failed > 0;
             let mut corpses = disk.lock().take_corpses();
@@ -404,11 +388,10 @@ impl Player {
             if !corpses.is_empty() {
                 drop(started);
                 let corpse = corpses.swap_remove(self.rng.below(corpses.len() as u64) as usize);
-                let process = past.in_doubt || self.rng.chance(50);
+                let process = self.rng.chance(50);
                 self.end.push(format!("opening, {}", corpse.moment));
                 let bytes = self.bytes_after(&corpse.bytes, process);
                 past.power_lost |= !process;
-                past.in_doubt |= process && disk.lock().sync_failed;
                 past.nested += 1;
                 return self.recover(bytes, ledger, past);
             }
@@ -440,7 +423,7 @@ impl Player {
         let found = rig.look(&ledger)?;
         ledger.check(view, &found)?;
         ledger.rebase(&found);
-        Ok(Revived { rig, ledger, in_doubt: past.in_doubt })
+        Ok((rig, ledger))
     }
 }
 
