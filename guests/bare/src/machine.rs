@@ -4,8 +4,9 @@ use core::arch::{asm, global_asm};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
-use zvb_driver::bus::{Mapped, Platform};
-use zvb_driver::pci::{ConfigSpace, Function, PciInterrupt};
+use alloc::boxed::Box;
+use zvb_driver::bus::{Platform, Registers};
+use zvb_driver::pci::{ConfigSpace, Function};
 
 global_asm!(include_str!("boot.s"));
 
@@ -17,6 +18,8 @@ const PIT_HZ: u64 = 1_193_182;
 /// Where the interrupts of the two controllers begin.
 const IRQ_BASE: u8 = 0x20;
 const IRQ_TIMER: u8 = 0;
+/// Which lines are levels rather than edges: a bit for each, of both controllers.
+const TRIGGER: u16 = 0x4d0;
 
 fn out8(port: u16, value: u8) {
     // SAFETY: ports are no memory; what this program writes to them makes no device touch its memory.
@@ -108,6 +111,12 @@ impl ConfigSpace for Ports {
     }
 }
 
+/// The processor's interrupt controller: that it is on, and what its line 0 is.
+const APIC: u64 = 0xfee0_0000;
+const APIC_SPURIOUS: u32 = 0xf0;
+const APIC_LINT0: u32 = 0x350;
+const APIC_EXTERNAL: u32 = 0x700;
+
 static TICKS_PER_MS: AtomicU64 = AtomicU64::new(1);
 
 fn ticks() -> u64 {
@@ -170,18 +179,35 @@ impl Platform for Cpu {
     }
 }
 
-/// The device that interrupts, once there is one.
-static DEVICE: AtomicPtr<PciInterrupt<Mapped>> = AtomicPtr::new(core::ptr::null_mut());
+/// What takes the signals of the device that interrupts, and says whether there was one.
+type Handler = Box<dyn Fn() -> bool>;
+
+/// The handler, once there is one.
+static DEVICE: AtomicPtr<Handler> = AtomicPtr::new(core::ptr::null_mut());
 /// How many interrupts were the device's.
 pub(crate) static DEVICE_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 static ENABLED: AtomicBool = AtomicBool::new(false);
+/// Interrupts without a cause, one behind the other.
+static UNCLAIMED: AtomicU64 = AtomicU64::new(0);
+/// So many of them, and the line is masked until the device is found again: a device may be stuck with its
+/// line up (QEMU's on MMIO are, once their ring was broken), and nothing else would run.
+const UNCLAIMED_MOST: u64 = 1000;
 
-/// Gives the interrupt of line `line` to `interrupt`, and the timer's a thousandth of a second.
-pub(crate) fn handle_interrupts(line: u8, interrupt: PciInterrupt<Mapped>) {
+fn set_masked(line: u8, masked: bool) {
+    let (port, bit) = if line < 8 { (0x21, 1 << line) } else { (0xa1, 1 << (line - 8)) };
+    let mask = in8(port);
+    out8(port, if masked { mask | bit } else { mask & !bit });
+}
+
+/// Gives the interrupt of line `line` to `handler`, and the timer's a thousandth of a second.
+pub(crate) fn handle_interrupts(line: u8, handler: impl Fn() -> bool + 'static) {
     // One for each time that the device is found; what was there before may be in use, and is kept.
-    let interrupt = alloc::boxed::Box::leak(alloc::boxed::Box::new(interrupt));
-    DEVICE.store(interrupt, Ordering::Release);
+    let handler: &mut Handler = Box::leak(Box::new(Box::new(handler)));
+    DEVICE.store(handler, Ordering::Release);
+    let line = line & 15;
+    UNCLAIMED.store(0, Ordering::Relaxed);
     if ENABLED.swap(true, Ordering::Relaxed) {
+        set_masked(line, false);
         return;
     }
     load_interrupt_table();
@@ -190,9 +216,17 @@ pub(crate) fn handle_interrupts(line: u8, interrupt: PciInterrupt<Mapped>) {
         out8(port, bytes[0]);
         bytes[1..].iter().for_each(|byte| out8(port + 1, *byte));
     }
-    let open = 1u16 << IRQ_TIMER | 1 << 2 | 1 << (line & 15);
+    // The device holds its line until it is told that its signal was taken; an edge could be missed.
+    let controller = TRIGGER + u16::from(line / 8);
+    out8(controller, in8(controller) | 1 << (line % 8));
+    let open = 1u16 << IRQ_TIMER | 1 << 2 | 1 << line;
     out8(0x21, !open as u8);
     out8(0xa1, (!open >> 8) as u8);
+    // What the controllers have to say comes through the processor's own, which firmware may not have told so.
+    if let Some(apic) = crate::memory::map(APIC, 4096) {
+        apic.write32(APIC_SPURIOUS, 1 << 8 | 0xff);
+        apic.write32(APIC_LINT0, APIC_EXTERNAL);
+    }
     let count = PIT_HZ / 1000;
     out8(0x43, 0x34);
     out8(0x40, count as u8);
@@ -241,8 +275,11 @@ extern "C" fn rust_interrupt(vector: u64, error: u64, instruction: u64) {
     if line != IRQ_TIMER {
         // SAFETY: null, or leaked by `handle_interrupts`.
         let device = unsafe { DEVICE.load(Ordering::Acquire).as_ref() };
-        if device.is_some_and(PciInterrupt::handle) {
+        if device.is_some_and(|taken| taken()) {
             DEVICE_INTERRUPTS.fetch_add(1, Ordering::Relaxed);
+            UNCLAIMED.store(0, Ordering::Relaxed);
+        } else if UNCLAIMED.fetch_add(1, Ordering::Relaxed) >= UNCLAIMED_MOST {
+            set_masked(line, true);
         }
     }
     if line >= 8 {

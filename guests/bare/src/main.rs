@@ -4,8 +4,8 @@
 //! statements of the conformance list on it, exercises the driver, and ends QEMU. It says all that over
 //! the serial line, a JSON object a line. **It destroys what is on the disk.**
 //!
-//! The command line holds words: `mmio` (for PCI otherwise), `poll` (for interrupts otherwise, on PCI),
-//! `queues=N`, `only=N,N,...` and `skip=N,N,...` (statements), `skip-conform`, `skip-exercise`, `timeout=MS` (of the device, for a
+//! The command line holds words: `mmio` (for PCI otherwise), `poll` (for interrupts otherwise), `virtio_mmio.device=SIZE@ADDRESS:LINE`
+//! (where a device is on MMIO, as Linux is told too), `queues=N`, `only=N,N,...` and `skip=N,N,...` (statements), `skip-conform`, `skip-exercise`, `timeout=MS` (of the device, for a
 //! statement).
 #![no_std]
 #![no_main]
@@ -37,14 +37,10 @@ const EXIT_PASS: u8 = 16;
 const EXIT_FAIL: u8 = 17;
 const EXIT_PANIC: u8 = 18;
 
-/// Where QEMU's microvm has its virtio devices: windows of 512 bytes.
-const MMIO_BASE: u64 = 0xfeb0_0000;
-const MMIO_WINDOWS: u64 = 32;
-const MMIO_BYTES: u32 = 512;
-
 /// What the command line asks for.
 struct Wanted {
     mmio: bool,
+    windows: Vec<Window>,
     poll: bool,
     queues: u16,
     only: Vec<u16>,
@@ -57,6 +53,7 @@ impl Wanted {
     fn parse(line: &str) -> Self {
         let mut wanted = Self {
             mmio: false,
+            windows: Vec::new(),
             poll: false,
             queues: 4,
             only: Vec::new(),
@@ -68,6 +65,7 @@ impl Wanted {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             match name {
                 "mmio" => wanted.mmio = true,
+                "virtio_mmio.device" => wanted.windows.extend(Window::parse(value)),
                 "poll" => wanted.poll = true,
                 "queues" => wanted.queues = value.parse().unwrap_or(wanted.queues),
                 "only" => wanted.only = numbers(value),
@@ -87,6 +85,23 @@ impl Wanted {
     }
 }
 
+/// Where a device's registers are on MMIO, and the line of its interrupt.
+struct Window {
+    address: u64,
+    len: u32,
+    line: u8,
+}
+
+impl Window {
+    /// `512@0xfeb00e00:12`
+    fn parse(text: &str) -> Option<Self> {
+        let (len, place) = text.split_once('@')?;
+        let (address, line) = place.split_once(':')?;
+        let address = u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?;
+        Some(Self { address, len: len.parse().ok()?, line: line.parse().ok()? })
+    }
+}
+
 fn numbers(list: &str) -> Vec<u16> {
     list.split(',').filter_map(|number| number.parse().ok()).collect()
 }
@@ -103,6 +118,8 @@ extern "C" fn rust_start(start_info: u64) -> ! {
     line!(r#"{{"kind":"boot","heap":{heap},"command_line":{}}}"#, Quoted(line));
     let wanted = Wanted::parse(line);
     let good = if wanted.mmio { run_mmio(&wanted) } else { run_pci(&wanted) };
+    let count = machine::DEVICE_INTERRUPTS.load(core::sync::atomic::Ordering::Relaxed);
+    line!(r#"{{"kind":"interrupts","wanted":{},"count":{count}}}"#, !wanted.poll);
     let shared = Shared::in_use();
     line!(r#"{{"kind":"end","result":"{}","shared_bytes_left":{shared}}}"#, word(good));
     machine::exit(if good { EXIT_PASS } else { EXIT_FAIL })
@@ -119,14 +136,12 @@ fn run_pci(wanted: &Wanted) -> bool {
     let mut connect = || {
         let device = open_pci(function, cpu);
         if cpu.interrupts {
-            machine::handle_interrupts(line, device.interrupt());
+            let interrupt = device.interrupt();
+            machine::handle_interrupts(line, move || interrupt.handle());
         }
         Ok(device)
     };
-    let good = run(wanted, "pci", &function, &mut connect);
-    let count = machine::DEVICE_INTERRUPTS.load(core::sync::atomic::Ordering::Relaxed);
-    line!(r#"{{"kind":"interrupts","wanted":{},"count":{count}}}"#, cpu.interrupts);
-    good
+    run(wanted, "pci", &function, &mut connect)
 }
 
 fn open_pci(function: Function, cpu: Cpu) -> Pci<Mapped, Cpu> {
@@ -137,20 +152,26 @@ fn open_pci(function: Function, cpu: Cpu) -> Pci<Mapped, Cpu> {
 }
 
 fn run_mmio(wanted: &Wanted) -> bool {
-    let cpu = Cpu { interrupts: false };
-    let open = |address| {
-        let window = memory::map(address, MMIO_BYTES).ok_or(MmioError::Empty)?;
-        Mmio::new(window, cpu)
+    let cpu = Cpu { interrupts: !wanted.poll };
+    let open = |window: &Window| {
+        let registers = memory::map(window.address, window.len).ok_or(MmioError::Empty)?;
+        Mmio::new(registers, cpu)
     };
-    let windows = (0..MMIO_WINDOWS).map(|i| MMIO_BASE + i * u64::from(MMIO_BYTES));
-    let Some(address) = windows.into_iter().find(|address| open(*address).is_ok()) else {
+    let Some(window) = wanted.windows.iter().find(|window| open(window).is_ok()) else {
         panic!("no virtio block device on MMIO");
     };
-    let mut connect = || match open(address) {
-        Ok(device) => Ok(device),
-        Err(error) => panic!("{address:#x}: {error}"),
+    let mut connect = || {
+        let device = match open(window) {
+            Ok(device) => device,
+            Err(error) => panic!("{:#x}: {error}", window.address),
+        };
+        if cpu.interrupts {
+            let interrupt = device.interrupt();
+            machine::handle_interrupts(window.line, move || interrupt.handle());
+        }
+        Ok(device)
     };
-    run(wanted, "mmio", &format_args!("{address:#x}"), &mut connect)
+    run(wanted, "mmio", &format_args!("{:#x}", window.address), &mut connect)
 }
 
 /// All that is done with a device: true when everything held.
