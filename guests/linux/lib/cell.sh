@@ -8,9 +8,13 @@ result() {
     [ "$2" = 77 ] && word="not here"
     say "$(printf 'Linux %-5s %s vCPU  %3s  %-58s %-8s %6.1f s' "$kernel" "$vcpus" "$1" "${title[$1]}" \
         "$word" "$(($3))e-3")"
+    [ ! -e "$cell/$1.notes" ] || say "$(sed 's/^/    note: /' "$cell/$1.notes")"
     echo "$2 $3" >"$cell/$1.result"
     [ "$2" = 0 ] || explain "$1" "$2"
 }
+
+# note TEXT: what a scenario has seen, for its lines in the output.
+note() { echo "$*" >>"$cell/$id.notes"; }
 
 # What is known of a failure.
 explain() {

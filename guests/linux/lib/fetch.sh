@@ -4,17 +4,21 @@
 #   $parts/linux-6.12   a kernel and its modules
 #   $parts/linux-7      a newer one
 #   $parts/root.ext4    the guests' root: tools, and the modules of both kernels. Guests only read it.
+#   $parts/uml          User-Mode Linux, its module virtio_blk, and the C library that it wants
 #
 # Nothing of it is installed on this machine, only unpacked.
 
 vmm_packages=(qemu-system-x86 seabios)
 guest_packages=(
     bash coreutils diffutils grep sed mawk util-linux kmod busybox-static
-    fio zbd-utils zonefs-tools btrfs-progs f2fs-tools xfsprogs e2fsprogs
+    fio zbd-utils zonefs-tools btrfs-progs f2fs-tools e2fsprogs systemd
 )
+# Zoned XFS wants newer tools than the release has. They lie in /opt/xfs, with libraries of their own.
+xfs_suite=forky
+xfs_programs=(mkfs.xfs xfs_repair xfs_scrub)
 kernels=(6.12 7)
 # Another number for another way to put them together.
-layout=2
+layout=3
 
 # The mirror that serves this machine's own release.
 mirror() {
@@ -38,6 +42,44 @@ unpack() {
         die "cannot fetch $packages from $mirror ($suite)"
 }
 
+# Programs of XFS into a guests' root. Without them there is a file that says why: the suite they come from is
+# made anew every day, and may not be there.
+unpack_xfs() {
+    local root=$1 from=$2 loader program
+    mkdir -p "$root/opt/xfs/lib" "$root/opt/xfs/programs"
+    # A mirror that lags may have an index of this suite past its date. Its signature counts all the same.
+    if ! mmdebstrap --quiet --variant=extract --aptopt='Acquire::Check-Valid-Until "false"' \
+        --include=xfsprogs "$xfs_suite" "$from" "deb $mirror $xfs_suite main" </dev/null >"$from.log" 2>&1; then
+        say "no tools for zoned XFS: $(tail -1 "$from.log")"
+        echo "xfsprogs of $xfs_suite could not be fetched: $(tail -1 "$from.log")" >"$root/opt/xfs/missing"
+        rm -rf "$from" "$from.log"
+        return
+    fi
+    loader=(/usr/lib64/ld-linux-x86-64.so.2 --library-path /usr/lib/x86_64-linux-gnu)
+    cp "$from/${loader[0]}" "$root/opt/xfs/lib/"
+    for program in "${xfs_programs[@]}"; do
+        cp "$from/usr/sbin/$program" "$root/opt/xfs/programs/"
+        chroot "$from" "${loader[@]}" --list "/usr/sbin/$program" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' |
+            while read -r library; do cp -L "$from/$library" "$root/opt/xfs/lib/"; done
+        printf '#!/bin/bash\nexec /opt/xfs/lib/%s --library-path /opt/xfs/lib /opt/xfs/programs/%s "$@"\n' \
+            "$(basename "${loader[0]}")" "$program" >"$root/opt/xfs/$program"
+        chmod +x "$root/opt/xfs/$program"
+    done
+    rm -rf "$from" "$from.log"
+}
+
+# What User-Mode Linux is run from. It can not be started by a loader from outside (it takes its memory from
+# where its program ends), so the one that it names becomes the one beside it.
+keep_uml() {
+    local from=$1/uml-root to=$1/uml
+    mkdir -p "$to"
+    sed 's|/lib64/ld-linux-x86-64\.so\.2|./././/ld-linux-x86-64.so.2|' "$from/usr/bin/linux.uml" >"$to/linux"
+    chmod +x "$to/linux"
+    cp "$from/usr/lib64/ld-linux-x86-64.so.2" "$from/usr/lib/x86_64-linux-gnu/libc.so.6" "$to/"
+    cp "$from"/usr/lib/uml/modules/*/kernel/drivers/block/virtio_blk.ko "$to/"
+    rm -rf "$from"
+}
+
 install_fetchers() {
     local missing=()
     command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
@@ -52,7 +94,7 @@ install_fetchers() {
 # One folder per list of packages: another list is another folder, and an interrupted fetch is no folder.
 fetch() {
     local key draft
-    key=$(echo "$layout" "${vmm_packages[@]}" "${guest_packages[@]}" | sha256sum | cut -c1-12)
+    key=$(echo "$layout" "${vmm_packages[@]}" "${guest_packages[@]}" "$xfs_suite" "${xfs_programs[@]}" | sha256sum | cut -c1-12)
     parts=$cache/parts-$key
     [ -z "$refresh" ] || rm -rf "$parts"
     if [ -e "$parts" ]; then return; fi
@@ -68,6 +110,9 @@ fetch() {
     unpack trixie "$draft/linux-6.12" linux-image-amd64
     unpack trixie-backports "$draft/linux-7" linux-image-amd64
     unpack trixie-backports "$draft/root" "${guest_packages[@]}"
+    unpack_xfs "$draft/root" "$draft/xfs"
+    unpack trixie "$draft/uml-root" user-mode-linux
+    keep_uml "$draft"
     for kernel in "${kernels[@]}"; do keep_kernel "$draft" "$kernel"; done
     make_root "$draft"
     mv "$draft" "$parts"
@@ -109,7 +154,9 @@ make_root() {
     local draft=$1 root=$1/root
     cp "$root/usr/bin/busybox" "$draft/busybox"
     rm -rf "$root"/usr/share/{doc,man,locale,info} "$root"/var/{cache,lib}/apt
-    mkdir -p "$root"/{dev,proc,sys,run,tmp,mnt,zvb}
+    mkdir -p "$root"/{dev,proc,sys,run,tmp,mnt,zvb} "$root"/{etc/default,var/lib/zvb}
+    # Where a guest mounts the command under test, as if it were installed.
+    touch "$root/usr/bin/zvb"
     mke2fs -q -F -t ext4 -O ^has_journal -m 0 -d "$root" "$draft/root.ext4" 1400M >/dev/null
     rm -rf "$root"
 }

@@ -29,6 +29,13 @@ image() { echo "$work/$id.$1.zvb"; }
 socket() { echo "$work/$id.$1.sock"; }
 control_socket() { echo "$work/$id.$1.control"; }
 
+# requests NAME: what the server of a disk of this scenario was asked for, as "3 appends, 12 writes".
+requests() {
+    "$zvb" ctl --control "$(control_socket "$1")" stats | awk '
+        $1 ~ /^[0-9]+$/ && ($2 == "append" || $2 == "write") { n[$2] += $3 }
+        END { printf "%d appends, %d writes\n", n["append"], n["write"] }'
+}
+
 make_disk() {
     # shellcheck disable=SC2086 # options are words
     "$zvb" create "$work/$1.zvb" --force --quiet ${disk_options[$1]}

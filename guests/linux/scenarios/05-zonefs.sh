@@ -50,4 +50,5 @@ equal "and closed with it" "$(zone 7 cond)" em
 umount /tmp/fs
 equal "zones" "$(conditions 1 8)" "nw fu cl cl em fu em em"
 EOS
+    note "files written by $(requests disk)"
 }

@@ -23,4 +23,5 @@ done
 equal "the tree beside other writes" "$(sums)" "$before"
 umount /tmp/fs
 EOS
+    note "made and filled: $(requests disk)"
 }

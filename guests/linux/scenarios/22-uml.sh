@@ -1,0 +1,67 @@
+# User-Mode Linux: attaches, writes, reads, sees the disk grow
+
+# on_uml OPTION...: a disk made by `zvb create` with these options, in User-Mode Linux. What is said there is in
+# $folder/said.
+on_uml() {
+    local tries server uml
+    (
+        cd "$folder"
+        "$zvb" create disk --force --quiet "$@"
+        tied "$zvb" serve disk --socket-path s --control c --queues "$vcpus" >serving 2>log </dev/null
+    ) &
+    server=$!
+    for ((tries = 0; tries < 200; tries++)); do
+        [ ! -s "$folder/serving" ] || break
+        sleep 0.05
+    done
+    (
+        cd "$parts/uml"
+        tied setarch -R env HOME="$folder" LD_LIBRARY_PATH=. ./linux mem=128M initrd="$folder/initrd" \
+            rdinit=/init virtio_uml.device="$folder/s:2" con=null con0=null,fd:1 ssl=null >"$folder/said" 2>&1 </dev/null
+    ) &
+    uml=$!
+    for ((tries = 0; tries < 600; tries++)); do
+        kill -0 "$uml" 2>/dev/null || break
+        if grep -q '^uml: data' "$folder/said" && [ ! -e "$folder/grown" ]; then
+            "$zvb" ctl --control "$folder/c" resize --size 96M --quiet
+            touch "$folder/grown"
+        fi
+        sleep 0.1
+    done
+    kill "$uml" 2>/dev/null && { tail -20 "$folder/said"; return 1; }
+    wait "$uml" || true
+    kill "$server"
+    wait "$server" || { cat "$folder/log"; return 1; }
+    tr -d '\r' <"$folder/said" | sed -n 's/^uml: //p' >"$folder/lines"
+}
+
+# line TEXT: was said.
+line() { grep -qxF -- "$1" "$folder/lines" || { cat "$folder/said" "$folder/log"; echo "this was not said: $1"; return 1; }; }
+
+scenario() {
+    local folder tree data
+    # The path goes into the kernel's command line, and into the address of a socket.
+    folder=$(mktemp -d "$work/uml.XXX")
+    tree=$folder/tree
+    mkdir -p "$tree"
+    cp "$parts/busybox" "$parts/uml/virtio_blk.ko" "$tree/"
+    cp "$here/guest/uml-init" "$tree/init"
+    (cd "$tree" && find . | "$parts/busybox" cpio -o -H newc 2>/dev/null) >"$folder/initrd"
+
+    on_uml --size 64M --zone-size 4M --model host-aware
+    line "a disk, zones: none, of 131072 sectors"
+    line "sectors: 196608"
+    data=$(sed -n 's/^data: //p' "$folder/lines")
+    [ ${#data} = 64 ]
+    # What it wrote is what our own driver reads.
+    (cd "$folder" && tied "$zvb" serve disk --socket-path s --quiet >serving 2>log </dev/null) &
+    until "$zvb" id --socket-path "$folder/s" >/dev/null 2>&1; do sleep 0.1; done
+    "$zvb" read --socket-path "$folder/s" --sector $((100 * 128)) --length 8192 | sha256sum | grep -q "$data"
+    kill $!
+    wait $!
+
+    # Debian's kernel for it has no zones, and must refuse a disk of them.
+    on_uml --size 64M --zone-size 4M
+    line "no disk: virtio_blk: zoned devices are not supported"
+    rm -rf "$folder"
+}
