@@ -18,7 +18,7 @@ xfs_suite=forky
 xfs_programs=(mkfs.xfs xfs_repair xfs_scrub)
 kernels=(6.12 7)
 # Another number for another way to put them together.
-layout=3
+layout=4
 
 # The mirror that serves this machine's own release.
 mirror() {
@@ -157,6 +157,7 @@ make_root() {
     mkdir -p "$root"/{dev,proc,sys,run,tmp,mnt,zvb} "$root"/{etc/default,var/lib/zvb}
     # Where a guest mounts the command under test, as if it were installed.
     touch "$root/usr/bin/zvb"
+    : >"$root/etc/machine-id"
     mke2fs -q -F -t ext4 -O ^has_journal -m 0 -d "$root" "$draft/root.ext4" 1400M >/dev/null
     rm -rf "$root"
 }
