@@ -1,0 +1,108 @@
+# attached: faults, growth, partitions, force, who may not
+vm=own
+needs_in_guest "$zvb" "$here/guest/attached.sh"
+
+scenario() {
+    inside 300 <<'EOS'
+. "$(command -v attached.sh)"
+
+echo "-- who may not, and without the module"
+nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+fails zvb attach mem:64M
+grep -q "vduse" /tmp/fails || { cat /tmp/fails; exit 1; }
+cat /tmp/fails
+modprobe -a vduse virtio_vdpa
+for command in "attach mem:64M" "detach disk"; do
+    # shellcheck disable=SC2086 # words
+    fails nobody zvb $command
+    cat /tmp/fails
+    grep -qiE "root|permission|no disk" /tmp/fails
+done
+
+echo "-- faults while the kernel has the disk"
+start() {
+    zvb attach "$image" --name disk --queues "$vcpus" --control /tmp/control >/tmp/attach.out 2>/tmp/attach.err &
+    server=$!
+    local tries
+    for ((tries = 0; tries < 600; tries++)); do
+        disk=$(sed -n 's/^Attached as \([^;]*\);.*/\1/p' /tmp/attach.out)
+        [ -z "$disk" ] || return 0
+        kill -0 "$server" 2>/dev/null || break
+        sleep 0.1
+    done
+    cat /tmp/attach.out /tmp/attach.err
+    return 1
+}
+ctl() { zvb ctl --control /tmp/control --quiet "$@"; }
+attach --size 64M --zone-size 4M --conventional 1
+head -c 1M /dev/urandom >/tmp/data
+put() { dd if=/tmp/data of="$disk" bs=64k count=16 seek=$(($1 * 64)) oflag=direct conv=notrunc status=none; }
+put 2
+put 3
+ctl read-only --zone 2
+ctl offline --zone 3
+equal "seen" "$(conditions 1 4)" "em ro of em"
+fails put 3
+cmp /tmp/data <(dd if="$disk" bs=64k skip=128 count=16 iflag=direct status=none)
+ctl fail write --zone 4 --next 1
+fails put 4
+# After a write that failed, Linux takes no more for the zone until somebody has asked where its pointer is.
+equal "a write that failed" "$(zone 4 wptr)" 0
+put 4
+equal "after a write that failed" "$(zone 4 wptr)" 2048
+zvb ctl --control /tmp/control stats | grep -q write
+fails nobody zvb ctl --control /tmp/control stats
+ctl restore --zone 2 --count 2
+blkzone reset -o $((2 * 8192)) -c 2 "$disk"
+
+echo "-- a table of partitions in a conventional zone"
+{
+    head -c 446 /dev/zero
+    printf '\0\0\0\0\x83\0\0\0\x08\0\0\0\0\x10\0\0'
+    head -c 48 /dev/zero
+    printf '\x55\xaa'
+    head -c 3584 /dev/zero
+} >/tmp/table
+dd if=/tmp/table of="$disk" bs=4096 oflag=direct conv=notrunc status=none
+fails blockdev --rereadpt "$disk"
+partitions() { ls -d "/sys/block/${disk##*/}/${disk##*/}"[0-9]* 2>/dev/null | wc -l; }
+equal "partitions of a zoned disk" "$(partitions)" 0
+
+echo "-- it grows"
+ctl resize --size 96M
+for ((tries = 0; tries < 50; tries++)); do
+    [ "$(blockdev --getsize64 "$disk")" = $((64 << 20)) ] || break
+    sleep 0.1
+done
+equal "size" "$(blockdev --getsize64 "$disk")" $((96 << 20))
+detach
+
+echo "-- a plain disk has partitions, and is taken away by force while one is mounted"
+attach --size 64M --zone-size 4M --model host-aware
+dd if=/tmp/table of="$disk" bs=4096 oflag=direct conv=notrunc status=none
+blockdev --rereadpt "$disk"
+equal "partitions of a plain disk" "$(partitions)" 1
+modprobe ext4
+mke2fs -q -t ext4 -O ^has_journal "${disk}1"
+mkdir -p /tmp/fs
+mount "${disk}1" /tmp/fs
+cp /tmp/data /tmp/fs
+sync
+fails zvb detach disk
+grep -q "in use" /tmp/fails || { cat /tmp/fails; exit 1; }
+cmp /tmp/data /tmp/fs/data
+zvb detach disk --force --quiet
+wait "$server"
+equal "the device" "$(ls /dev/vduse)" control
+echo 3 >/proc/sys/vm/drop_caches
+fails cat /tmp/fs/data
+umount /tmp/fs
+# What was synced is in the image.
+start
+mount -o ro "${disk}1" /tmp/fs
+cmp /tmp/data /tmp/fs/data
+umount /tmp/fs
+zvb detach disk --quiet
+wait "$server"
+EOS
+}
