@@ -54,6 +54,20 @@ pub enum Violation {
     /// The image was found in another state than it was left in.
     #[error("the image says that it was left as {0}")]
     Recovery(String),
+    /// The image is not what it must be.
+    #[error("the image, {0:?}, does not pass a check: {1}")]
+    Image(Left, String),
+}
+
+/// What was done with an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// It was left in any way.
+    Anyhow,
+    /// It is open, and nothing was done with it yet.
+    Open,
+    /// It was closed.
+    Closed,
 }
 
 /// A line of the trace.

@@ -72,10 +72,11 @@ fn play(arguments: &Arguments) -> ExitCode {
 
 fn told(stats: &Stats) -> String {
     format!(
-        "{} power losses, {} deaths, {} closes, {} growths, {} syncs, {} requests done, {} not, {} errors, {} failed syncs",
+        "{} power losses, {} deaths, {} closes, {} checks, {} growths, {} syncs, {} requests done, {} not, {} errors, {} failed syncs",
         stats.power_losses,
         stats.deaths,
         stats.closes,
+        stats.checks,
         stats.growths,
         stats.syncs,
         stats.done,

@@ -261,7 +261,7 @@ impl Platter {
         if self.rng.chance(30) {
             return Err(io::Error::from_raw_os_error(EINTR));
         }
-        Ok((1 + self.rng.below(len / SECTOR)) * SECTOR.min(len))
+        Ok(((1 + self.rng.below(len.div_ceil(SECTOR))) * SECTOR).min(len))
     }
 
     fn write(&mut self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
@@ -289,10 +289,11 @@ impl Platter {
         self.observe();
         self.fail(self.errors.read, &[EIO])?;
         let len = self.part(range.end - range.start)?;
-        assert!(at.is_multiple_of(SECTOR) && len.is_multiple_of(SECTOR), "not whole sectors");
-        for i in 0..len / SECTOR {
-            let block = self.bytes.get(at / SECTOR + i);
-            into.write(range.start + i * SECTOR, &block).map_err(io::Error::other)?;
+        assert!(at.is_multiple_of(SECTOR), "not from the start of a sector");
+        for done in (0..len).step_by(SECTOR as usize) {
+            let block = self.bytes.get((at + done) / SECTOR);
+            let part = block.get(..(len - done) as usize).unwrap_or(&block);
+            into.write(range.start + done, part).map_err(io::Error::other)?;
         }
         Ok(len)
     }

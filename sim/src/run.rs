@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use zvb_storage::{Image, Recovery, Volume};
+use zvb_storage::{CheckOptions, Finding, Image, Problem, Recovery, Severity, Volume, check_on};
 
 use crate::bytes::Bytes;
-use crate::guest::{Guest, Note, Violation};
+use crate::guest::{Guest, Left, Note, Violation};
 use crate::ledger::{Ledger, View};
 use crate::medium::{Capture, Corpse, Disk, Errors, Mutation};
 use crate::rig::Rig;
@@ -14,6 +14,9 @@ use crate::setup::Setup;
 
 /// Crashes while an image is opened after a crash, one after the other at most.
 const NESTED: u32 = 3;
+
+/// How often the image is checked when a machine is switched on, in parts of a hundred.
+const CHECKED: u64 = 25;
 
 /// How a seed is played.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,8 @@ pub struct Stats {
     pub deaths: u64,
     /// Orderly ends.
     pub closes: u64,
+    /// Images checked, all that is in them: as they were left, when they were open again, and closed.
+    pub checks: u64,
     /// Times that the disk grew while it was used.
     pub growths: u64,
     /// Syncs around which that was done.
@@ -64,6 +69,7 @@ impl std::ops::AddAssign for Stats {
         self.power_losses += other.power_losses;
         self.deaths += other.deaths;
         self.closes += other.closes;
+        self.checks += other.checks;
         self.growths += other.growths;
         self.syncs += other.syncs;
         self.done += other.done;
@@ -318,6 +324,7 @@ impl Player {
                 self.stats.closes += 1;
                 let now = guest.ledger.now();
                 guest.ledger.flushed(now);
+                self.check(&rig.disk, Left::Closed)?;
                 let corpse = rig.disk.lock().corpse("closed");
                 self.keep(rig, guest, vec![corpse], moments);
             }
@@ -325,6 +332,33 @@ impl Player {
             Err(error) => return Err(Violation::Driver(format!("it does not close: {error:?}"))),
         }
         Ok(())
+    }
+
+    /// What `zvb check --deep` says of the image.
+    fn check(&mut self, disk: &Disk, left: Left) -> Result<(), Violation> {
+        if self.play.mutation != Mutation::None {
+            // That is for the ledger to find.
+            return Ok(());
+        }
+        self.stats.checks += 1;
+        let options = CheckOptions { deep: true, force: false, boot: Some(self.boot()) };
+        let errors = std::mem::take(&mut disk.lock().errors);
+        let report = check_on(disk.medium().as_ref(), &options, &mut |_| {});
+        disk.lock().errors = errors;
+        let report = report.map_err(|error| Violation::Image(left, format!("{error:?}")))?;
+        // That a sync failed is a warning, and right.
+        let expected = |finding: &Finding| match finding.problem {
+            Problem::TooLong { .. } => true,
+            Problem::NotInOrder(_) => left != Left::Closed,
+            // By a write that failed.
+            Problem::AboveEnd => self.play.errors,
+            // What could not be cleared is left for later.
+            _ => (self.play.errors || left == Left::Anyhow) && finding.severity() == Severity::Note,
+        };
+        match report.findings.iter().all(expected) {
+            true => Ok(()),
+            false => Err(Violation::Image(left, format!("{:?}", report.findings))),
+        }
     }
 
     /// Tries what may be left of a moment, in every way.
@@ -371,6 +405,10 @@ impl Player {
     ) -> Result<(Rig, Ledger), Violation> {
         let again = past.nested < NESTED && self.rng.chance(15);
         let disk = self.disk(bytes);
+        let checked = self.rng.chance(CHECKED);
+        if checked {
+            self.check(&disk, Left::Anyhow)?;
+        }
         let mut errors = Errors::default();
         if again {
             disk.lock().capture = Capture { syncs: true, changes: 300 };
@@ -423,6 +461,9 @@ impl Player {
         let found = rig.look(&ledger)?;
         ledger.check(view, &found)?;
         ledger.rebase(&found);
+        if checked {
+            self.check(&disk, Left::Open)?;
+        }
         Ok((rig, ledger))
     }
 }

@@ -23,7 +23,7 @@ fn what_was_promised_survives() {
     // Or it would prove nothing.
     assert!(total.power_losses > 2000 && total.deaths > 500 && total.closes > 50, "{total:?}");
     assert!(total.done > 4 * total.refused && total.done > 20_000, "{total:?}");
-    assert!(total.growths > 100, "{total:?}");
+    assert!(total.growths > 100 && total.checks > 1000, "{total:?}");
 }
 
 #[test]
