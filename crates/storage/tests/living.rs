@@ -178,6 +178,9 @@ fn what_a_crash_left_is_worth_a_note() {
     // The first life of zone 4.
     assert!(matches!(found[1], Problem::Remains { .. }), "{found:?}");
     assert_eq!(found.len(), 2);
+    write_raw(&path, 512, &[1]);
+    let found = checked(&path, true).findings;
+    assert_eq!((found.len(), &found[1].problem), (3, &Problem::InSync));
     let next = CheckOptions { boot: Some(NEXT_BOOT), ..CheckOptions::default() };
     let report = check(&path, &next, &mut |_| {}).unwrap();
     assert_eq!(report.recovery, Recovery::HostDied);

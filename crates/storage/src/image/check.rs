@@ -109,6 +109,11 @@ pub enum Problem {
     /// It was not left in order, which opening it for writing sees to.
     #[error("{}", not_in_order(*.0))]
     NotInOrder(Recovery),
+    /// Its last user may have been killed while a sync failed.
+    #[error(
+        "left while a sync was under way: if that failed, what was not flushed before may be lost"
+    )]
+    InSync,
     /// One of the two superblocks is torn.
     #[error("one of the two superblocks is torn or missing")]
     Superblock,
@@ -178,6 +183,7 @@ impl Problem {
     pub fn name(&self) -> &'static str {
         match self {
             Self::NotInOrder(_) => "not-in-order",
+            Self::InSync => "in-sync",
             Self::Superblock => "superblock",
             Self::Features(_) => "features",
             Self::ReadOnlyFeatures(_) => "read-only-features",
@@ -223,6 +229,7 @@ impl Finding {
             }
             Problem::Superblock | Problem::AboveEnd => Severity::Warning,
             Problem::NotInOrder(_)
+            | Problem::InSync
             | Problem::Features(_)
             | Problem::TooLong { .. }
             | Problem::TornCopy
@@ -241,6 +248,9 @@ impl Finding {
         match &self.problem {
             Problem::NotInOrder(_) | Problem::TornCopy | Problem::Remains { .. } => {
                 "nothing to do: it is seen to when the image is next opened for writing"
+            }
+            Problem::InSync => {
+                "nothing to do: the file system is asked when the image is next opened for writing"
             }
             Problem::Superblock | Problem::AboveEnd | Problem::Truncated { .. } => {
                 "--repair mends it"
@@ -371,6 +381,9 @@ impl Checker<'_> {
         }
         if *recovery != Recovery::Clean && !in_use {
             self.found(Finding::of(Problem::NotInOrder(*recovery)));
+        }
+        if self.survey.in_sync && *recovery != Recovery::SyncFailed {
+            self.found(Finding::of(Problem::InSync));
         }
         if header.compat & !KNOWN_COMPAT != 0 {
             self.found(Finding::of(Problem::Features(header.compat & !KNOWN_COMPAT)));

@@ -143,7 +143,10 @@ fn mend_zones(medium: &dyn Medium, survey: &Survey) -> Result<(), RepairError> {
     } else if new.table().end > survey.len {
         return Err(RepairError::NoRoom);
     }
-    let written = write_table(medium, &new, &survey.mended());
+    let written = write_table(medium, &new, &survey.mended()).inspect_err(|_| {
+        // As it was. A medium that fails now too has been told of already.
+        let _ = medium.shorten(survey.len);
+    });
     let switched = written.and_then(|()| switch(medium, old, new));
     Ok(switched.map_err(Refusal::io("write to"))?)
 }

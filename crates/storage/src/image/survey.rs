@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use zvb_wire::{Condition, Sector};
 use zvb_zones::{Geometry, Snapshot, ZoneId};
 
-use super::format::{Found, Header, State};
+use super::format::{Found, Header, State, is_sync_noted};
 use super::open::Recovery;
 use super::refusal::Refusal;
 use crate::medium::{Medium, read_bytes};
@@ -25,6 +25,8 @@ pub(super) struct Survey {
     pub(super) len: u64,
     /// How the image was left.
     pub(super) recovery: Recovery,
+    /// It was left while a sync was under way, in this boot.
+    pub(super) in_sync: bool,
     /// What every zone is in, in order.
     pub(super) zones: Vec<Surveyed>,
 }
@@ -63,8 +65,11 @@ impl Survey {
             State::Dirty if in_use => Recovery::ProcessDied,
             _ => Recovery::of(&header, boot),
         };
+        let in_sync = header.is_of_boot(boot)
+            && !in_use
+            && is_sync_noted(medium).map_err(Refusal::io("read"))?;
         let zones = zones(&header, &words, recovery, len);
-        Ok(Self { header, bad_copy, len, recovery, zones })
+        Ok(Self { header, bad_copy, len, recovery, in_sync, zones })
     }
 
     /// The zones after everything is mended.
