@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use zvb_ring::Buffers;
 
 use crate::medium::{Direct, Mapped, Medium, MediumFile};
-use crate::sys::{Patience, Words, claim_file, read_at, write_at, zero_flags};
+use crate::sys::{CALL_BYTES_MAX, Patience, Words, claim_file, read_at, write_at, zero_flags};
 
 /// Bytes written at once where a file system can not make zeroes by itself.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -107,6 +107,14 @@ fn copied(file: &File, at: u64, count: usize) -> io::Result<Words> {
     Ok(words)
 }
 
+/// What of a long write goes out in one call.
+fn one_call(at: u64, range: Range<u64>) -> Range<u64> {
+    if range.end.saturating_sub(range.start) <= CALL_BYTES_MAX {
+        return range;
+    }
+    range.start..range.start.saturating_add(CALL_BYTES_MAX - at % CALL_BYTES_MAX)
+}
+
 impl Medium for FileMedium {
     fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
@@ -140,7 +148,7 @@ impl Medium for FileMedium {
     }
 
     fn write(&self, at: u64, from: &Buffers, range: Range<u64>) -> io::Result<u64> {
-        write_at(self.file.as_fd(), at, from, range)
+        write_at(self.file.as_fd(), at, from, one_call(at, range))
     }
 
     fn zero(&self, range: Range<u64>, unmap: bool) -> io::Result<()> {
@@ -300,4 +308,17 @@ pub(crate) fn lock_holder(file: &File) -> Option<u32> {
             _ => None,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_writes_go_out_in_aligned_pieces() {
+        const MAX: u64 = CALL_BYTES_MAX;
+        assert_eq!(one_call(5, 7..7 + MAX), 7..7 + MAX, "short enough");
+        assert_eq!(one_call(0, 7..8 + MAX), 7..7 + MAX);
+        assert_eq!(one_call(MAX + 4096, 0..5 * MAX), 0..MAX - 4096);
+    }
 }

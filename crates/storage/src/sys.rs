@@ -13,7 +13,7 @@ mod zoned;
 pub(crate) use bounce::Bounce;
 pub(crate) use cached::{CHUNK_BYTES, CHUNK_PAGES, FileMap, PAGE_BYTES};
 pub(crate) use fd::{Patience, claim_file, read_at, write_at};
-pub(crate) use gather::Gathered;
+pub(crate) use gather::{BYTES_MAX as CALL_BYTES_MAX, Gathered};
 pub use guard::{Access, GuardedMapping};
 pub(crate) use map::{Bytes, Words};
 pub(crate) use ring::{Finished, Ring, Rings, zero_flags};

@@ -10,8 +10,10 @@ use crate::engine::Job;
 
 /// The most runs that the kernel takes in one call (UIO_MAXIOV).
 const RUNS_MAX: usize = 1024;
-/// The most bytes in one call.
-const BYTES_MAX: u64 = 1 << 20;
+/// The most bytes in one call. The page cache gets pieces as large as the call that first writes them, and
+/// some file systems go through all blocks of a piece for each write to it, however short: pieces of
+/// 1 MiB make a write of 4 KiB half as dear again, and larger ones several times.
+pub(crate) const BYTES_MAX: u64 = 256 << 10;
 
 /// Jobs whose next bytes lie one behind the other in a file. They are kept here, and with them the memory
 /// that they write from, from the moment on that a list of their runs exists.
@@ -48,7 +50,9 @@ impl Gathered {
         let first = self.jobs.is_empty();
         let follows = self.is_followed_by(at);
         let total = self.bytes.saturating_add(bytes);
-        if !(first || follows && total <= BYTES_MAX) {
+        // Calls end where pieces of the page cache do.
+        let room = BYTES_MAX - self.start % BYTES_MAX;
+        if bytes > BYTES_MAX || !(first || follows && total <= room) {
             return Err(job);
         }
         let Some(buffers) = &job.buffers else { return Err(job) };
@@ -133,9 +137,17 @@ mod tests {
     #[test]
     fn one_call_has_its_limits() {
         let mut gathered = Gathered::default();
-        let half = vec![7; BYTES_MAX as usize / 2 + 1];
-        gathered.add(job(1, &half), 0, half.len() as u64).unwrap();
-        gathered.add(job(2, &half), half.len() as u64, half.len() as u64).unwrap_err();
+        let half = vec![7; BYTES_MAX as usize / 2];
+        let len = half.len() as u64;
+        gathered.add(job(1, &half), len, len).unwrap();
+        gathered.add(job(2, &half), 2 * len, len).unwrap_err();
+        let mut gathered = Gathered::default();
+        gathered.add(job(1, &half), 0, len).unwrap();
+        gathered.add(job(2, &half), len, len).unwrap();
+        gathered.add(job(3, b"x"), 2 * len, 1).unwrap_err();
+        let mut gathered = Gathered::default();
+        let more = vec![7; BYTES_MAX as usize + 1];
+        gathered.add(job(1, &more), 0, more.len() as u64).unwrap_err();
         let mut gathered = Gathered::default();
         for at in 0..RUNS_MAX as u64 {
             gathered.add(job(at, b"x"), at, 1).unwrap();
