@@ -9,6 +9,7 @@ mod hold;
 mod peers;
 mod picture;
 mod quiet;
+mod scale;
 mod server;
 mod table;
 mod thread;
@@ -23,7 +24,8 @@ use clap::Parser;
 use serde::Serialize;
 
 use crate::peers::{Named, Place};
-use crate::server::Server;
+use crate::scale::Scale;
+use crate::server::{Memory, Server};
 use crate::thread::{Load, Way};
 use crate::workload::{WORKLOADS, Workload};
 
@@ -34,6 +36,10 @@ const BOUND: &str = "bound";
 /// The bounds that are no servers.
 const THREAD: &str = "thread, calls";
 const THREAD_MAPPING: &str = "thread, mapping";
+
+/// When a server that was left alone is looked at, and for how long.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(2);
 
 /// Measure vhost-user-blk servers beside each other.
 #[derive(Parser)]
@@ -60,6 +66,9 @@ struct Arguments {
     /// Wait for so long, before each measurement, for everything else to be quiet
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     patience: u64,
+    /// Leave out the image of many zones
+    #[arg(long)]
+    no_scale: bool,
     /// Where images and sockets go [default: a folder under the build folder]
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -90,14 +99,13 @@ struct Cell {
     disturbed: u32,
 }
 
-/// What a server has in memory at the end.
+/// What a server keeps when nobody talks to it any more.
 #[derive(Debug, Serialize)]
-struct Resident {
+struct Rest {
     server: String,
-    /// Of its own.
-    own_mib: f64,
-    /// All that it has mapped and touched: also of guests, and of files in the page cache.
-    all_mib: f64,
+    memory: Memory,
+    /// Processor time that it uses in a second, in ms.
+    idle_ms_per_s: f64,
 }
 
 fn main() -> Result<()> {
@@ -135,19 +143,21 @@ fn main() -> Result<()> {
     let _held = hold::Held::new(&data)?;
     let cells =
         measure(&Bench { zvb: &zvb, data: &data, servers: &running, arguments: &arguments })?;
-    let resident: Vec<Resident> =
-        running.iter().map(resident).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let rest = rest(&running)?;
+    drop(running);
+    let scale = match arguments.no_scale {
+        true => None,
+        false => Some(scale::measure(&zvb, folder.path(), arguments.repetitions)?),
+    };
     print!("{}", table::render(&cells, &machine()));
-    println!("\nmemory at the end, MiB: of its own, and with what it has mapped of others");
-    for Resident { server, own_mib, all_mib } in &resident {
-        println!("  {server:<22} {own_mib:>8.1} {all_mib:>8.1}");
-    }
+    print!("{}", table::render_rest(&rest));
+    print!("{}", scale.as_ref().map(Scale::render).unwrap_or_default());
     let disturbed: u32 = cells.iter().map(|cell| cell.disturbed).sum();
     if disturbed > 0 {
         println!("\n{disturbed} measurements began while other programs ran");
     }
     if let Some(path) = &arguments.json {
-        let all = serde_json::json!({ "machine": machine(), "cells": cells, "memory": resident });
+        let all = serde_json::json!({ "machine": machine(), "cells": cells, "rest": rest, "scale": scale });
         std::fs::write(path, serde_json::to_string_pretty(&all)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -172,10 +182,22 @@ fn make_data(path: &Path, mib: u64) -> Result<()> {
     Ok(())
 }
 
-fn resident(server: &Server) -> Result<Option<Resident>> {
-    let name = &server.spec.name;
-    let found = server.resident_mib()?;
-    Ok(found.map(|(own_mib, all_mib)| Resident { server: name.clone(), own_mib, all_mib }))
+/// What the servers have in memory, and what they do while nobody asks for anything.
+fn rest(servers: &[Server]) -> Result<Vec<Rest>> {
+    // One that ended with its last client has nothing.
+    let nanos = |server: &Server| server::cpu_nanos(server.id()).unwrap_or(0);
+    std::thread::sleep(IDLE_AFTER);
+    let before: Vec<u64> = servers.iter().map(nanos).collect();
+    std::thread::sleep(IDLE);
+    let mut all = Vec::new();
+    for (server, before) in servers.iter().zip(before) {
+        let spent = nanos(server).saturating_sub(before);
+        if let Some(memory) = server::memory(server.id())? {
+            let idle_ms_per_s = spent as f64 / 1e6 / IDLE.as_secs_f64();
+            all.push(Rest { server: server.spec.name.clone(), memory, idle_ms_per_s });
+        }
+    }
+    Ok(all)
 }
 
 /// Writes the whole disk once, so that what is read is data, and holds its file in memory.
@@ -241,7 +263,9 @@ fn row(bench: &Bench<'_>, workload: Workload, depth: u32) -> Vec<Cell> {
         cpu_us: Vec::new(),
         disturbed: 0,
     };
-    let able = bench.servers.iter().filter(|s| s.spec.zoned || !workload.needs_zones);
+    let able = bench.servers.iter().filter(|s| {
+        (s.spec.zoned || !workload.needs_zones) && (!s.spec.direct || workload.suits_direct())
+    });
     let mut cells: Vec<Cell> = able
         .map(|Server { spec, .. }| {
             let kind = match () {
@@ -294,10 +318,14 @@ fn one_server(bench: &Bench<'_>, server: &Server, cell: &mut Cell) -> Result<()>
         .args(["bench", "--json", "--rw", workload.rw, "--bs", &workload.bytes.to_string()])
         .args(["--depth", &cell.depth.to_string()])
         .args(["--queues", &workload.queues.to_string()])
-        .args(["--zones-at-once", &workload.zones_at_once.to_string()])
         .args(["--seconds", &bench.arguments.seconds.to_string()])
         .arg("--socket-path")
         .arg(&server.spec.socket);
+    if workload.same_zones {
+        client.arg("--same-zones");
+    } else {
+        client.args(["--zones-at-once", &workload.zones_at_once.to_string()]);
+    }
     if !workload.sleeps {
         client.arg("--busy-poll");
     }

@@ -75,6 +75,7 @@ impl Place<'_> {
             arguments: Vec::new(),
             moves_data: true,
             zoned: false,
+            direct: false,
             data: self.data.to_owned(),
             file,
         }
@@ -114,11 +115,13 @@ impl Place<'_> {
         for (name, shape, more) in [
             ("zvb image", &zones[..], &[][..]),
             ("zvb image, --poll=0", &zones[..], &["--poll=0"][..]),
+            ("zvb image, --direct", &zones[..], &["--direct"][..]),
             ("zvb image, no zones", &["--model", "none"][..], &[][..]),
         ] {
             let image = self.image(name, shape)?;
             let mut ours = self.ours(name, image.clone().into(), Some(image), more);
             ours.zoned = shape == zones;
+            ours.direct = more.contains(&"--direct");
             all.push(ours);
         }
         match find("qemu-storage-daemon") {
@@ -140,9 +143,14 @@ impl Place<'_> {
             export
         };
         let mut all = Vec::new();
-        for (name, engine) in [("qsd file", ""), ("qsd file, io_uring", ",aio=io_uring")] {
+        for (name, engine) in [
+            ("qsd file", ""),
+            ("qsd file, io_uring", ",aio=io_uring"),
+            ("qsd file, direct", ",aio=io_uring,cache.direct=on"),
+        ] {
             let raw = self.raw(name)?;
             let mut server = self.spec(name, daemon, Some(raw.clone()));
+            server.direct = engine.contains("direct");
             let mut blockdev = OsString::from("file,node-name=n,filename=");
             blockdev.push(&raw);
             blockdev.push(engine);

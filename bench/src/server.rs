@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use serde::Serialize;
+
 use crate::hold::Held;
 
 /// How to start a server.
@@ -20,6 +22,8 @@ pub(crate) struct Spec {
     pub(crate) moves_data: bool,
     /// Whether its disk has zones.
     pub(crate) zoned: bool,
+    /// Whether it goes past the page cache.
+    pub(crate) direct: bool,
     /// What is written to the disk before anything is measured.
     pub(crate) data: PathBuf,
     /// The file behind the disk: held in memory, so that the disk below is not what is measured.
@@ -51,7 +55,7 @@ impl Server {
         Ok(())
     }
 
-    fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.borrow().id()
     }
 
@@ -100,17 +104,37 @@ impl Server {
             (ticks(11).context("no user time")?, ticks(12).context("no system time")?);
         Ok((user + system) / rustix::param::clock_ticks_per_second() as f64)
     }
+}
 
-    /// Memory of its own, and all that it has mapped and touched (also of the page cache), in MiB.
-    pub(crate) fn resident_mib(&self) -> Result<Option<(f64, f64)>> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().next()?.parse::<f64>().ok()
-        };
-        // One that ended with its last client has none.
-        Ok(kib("RssAnon:").zip(kib("VmRSS:")).map(|(own, all)| (own / 1024.0, all / 1024.0)))
+/// What a server has in memory.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Memory {
+    /// Of its own.
+    pub(crate) own_mib: f64,
+    /// All that it has mapped and touched: also of guests, and of files in the page cache.
+    pub(crate) all_mib: f64,
+}
+
+/// That of process `id`; `None` when it has ended, as some do with their last client.
+pub(crate) fn memory(id: u32) -> Result<Option<Memory>> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    let found = kib("RssAnon:").zip(kib("VmRSS:"));
+    Ok(found.map(|(own, all)| Memory { own_mib: own / 1024.0, all_mib: all / 1024.0 }))
+}
+
+/// Processor time that the threads of process `id` have used, in ns.
+pub(crate) fn cpu_nanos(id: u32) -> Result<u64> {
+    let mut all = 0u64;
+    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let text = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+        let used = text.split_whitespace().next().and_then(|first| first.parse().ok());
+        all = all.saturating_add(used.unwrap_or(0));
     }
+    Ok(all)
 }
 
 fn spawn(spec: &Spec) -> Result<Child> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::{Cell, FILE_PEER, THREAD};
+use crate::{Cell, FILE_PEER, Rest, THREAD};
 
 /// Median, and (largest - smallest) / median.
 pub(crate) fn middle(values: &[f64]) -> (f64, f64) {
@@ -83,6 +83,21 @@ fn row(out: &mut String, cell: &Cell, thread: Option<f64>, peer: Option<f64>) {
         beside(thread),
         beside(peer),
     );
+}
+
+/// What the servers keep when nobody talks to them.
+pub(crate) fn render_rest(rest: &[Rest]) -> String {
+    let mut out = "\nat the end, without a client: MiB of its own, and with what it has mapped of others; ms \
+of processor time a second\n"
+        .to_owned();
+    for Rest { server, memory, idle_ms_per_s } in rest {
+        let _ = writeln!(
+            out,
+            "  {server:<22} {:>8.1} {:>8.1} {idle_ms_per_s:>8.2}",
+            memory.own_mib, memory.all_mib
+        );
+    }
+    out
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub(crate) struct Workload {
     pub(crate) depths: &'static [u32],
     pub(crate) queues: u16,
     pub(crate) zones_at_once: u16,
+    /// All queues append to the same zones.
+    pub(crate) same_zones: bool,
     /// The client sleeps until it is signalled, rather than polls.
     pub(crate) sleeps: bool,
     /// Only for disks that have zones.
@@ -28,12 +30,14 @@ const BASE: Workload = Workload {
     depths: &[1, 32, 128],
     queues: 1,
     zones_at_once: 1,
+    same_zones: false,
     sleeps: false,
     needs_zones: false,
 };
 
-/// All of them. Reads come first: what writes resets zones, and leaves the last of them half full.
-pub(crate) const WORKLOADS: [Workload; 9] = [
+/// All of them. Reads come first: what writes resets zones, and leaves the last of them half full, which is
+/// what reads below write pointers want.
+pub(crate) const WORKLOADS: [Workload; 13] = [
     Workload { name: "4 KiB random read", ..BASE },
     Workload { name: "4 KiB random read, client sleeps", depths: &[1, 32], sleeps: true, ..BASE },
     Workload { name: "4 KiB random read, 2 queues", depths: &[32], queues: 2, ..BASE },
@@ -47,6 +51,12 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         needs_zones: true,
         ..BASE
     },
+    Workload {
+        name: "4 KiB random read below write pointers",
+        depths: &[32],
+        needs_zones: true,
+        ..BASE
+    },
     Workload { name: "4 KiB zone append", rw: "append", depths: &[32], needs_zones: true, ..BASE },
     Workload {
         name: "4 KiB sequential write, 2 queues",
@@ -55,10 +65,41 @@ pub(crate) const WORKLOADS: [Workload; 9] = [
         queues: 2,
         ..BASE
     },
+    Workload {
+        name: "4 KiB write, 2 queues, 2 zones each in turn",
+        rw: "write",
+        depths: &[32],
+        queues: 2,
+        zones_at_once: 2,
+        needs_zones: true,
+        ..BASE
+    },
+    Workload {
+        name: "4 KiB zone append, 2 queues",
+        rw: "append",
+        depths: &[32],
+        queues: 2,
+        needs_zones: true,
+        ..BASE
+    },
+    Workload {
+        name: "4 KiB zone append, 2 queues to the same zone",
+        rw: "append",
+        depths: &[32],
+        queues: 2,
+        same_zones: true,
+        needs_zones: true,
+        ..BASE
+    },
     Workload { name: "128 KiB write", rw: "write", bytes: 128 * KIB, ..BASE },
 ];
 
 impl Workload {
+    /// Whether it is one of the few for servers that go past the page cache: what the disk below can do.
+    pub(crate) fn suits_direct(&self) -> bool {
+        self.queues == 1 && !self.sleeps && !self.needs_zones
+    }
+
     pub(crate) fn writes(&self) -> bool {
         matches!(self.rw, "write" | "append")
     }

@@ -5,7 +5,7 @@ pub(crate) mod ctl;
 pub(crate) mod image;
 pub(crate) mod manual;
 
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -466,6 +466,14 @@ pub(crate) struct BenchArgs {
     /// Zones to go through at the same time, request by request, on each queue: for read, write and append
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) zones_at_once: NonZeroU16,
+
+    /// Have all queues append to the same zones, one zone after the other
+    #[arg(long, conflicts_with = "zones_at_once")]
+    pub(crate) same_zones: bool,
+
+    /// Stop after N requests on each queue, if --seconds are not over before
+    #[arg(long, value_name = "N")]
+    pub(crate) requests: Option<NonZeroU64>,
 
     /// Poll the rings all the time rather than sleep until the device signals
     #[arg(long)]

@@ -1,5 +1,7 @@
 //! One queue under load: what `zvb bench` measures.
 
+mod shared;
+
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,6 +14,8 @@ use crate::device::explain;
 use crate::histogram::Histogram;
 use crate::random::Random;
 use crate::transfer::Run;
+
+pub(crate) use self::shared::Member;
 
 /// How often the clock is looked at for the end, at most, while nothing has to be waited for.
 const SPINS: u32 = 64;
@@ -34,6 +38,10 @@ pub(crate) struct Plan {
     pub(crate) runs: Vec<Run>,
     /// How many of them at a time.
     pub(crate) at_once: usize,
+    /// Requests to send at most.
+    pub(crate) requests: u64,
+    /// For appends of all queues to the same zones.
+    pub(crate) shared: Option<Member>,
     /// Whether zones must be reset before they are written.
     pub(crate) zoned: bool,
     /// For random numbers.
@@ -57,6 +65,14 @@ pub(crate) fn run(
     queue: &mut Queue<'_, VhostUser, SharedMemory>,
     plan: &Plan,
 ) -> anyhow::Result<Measured> {
+    let measured = drive(queue, plan);
+    if let Some(member) = &plan.shared {
+        member.leave();
+    }
+    measured
+}
+
+fn drive(queue: &mut Queue<'_, VhostUser, SharedMemory>, plan: &Plan) -> anyhow::Result<Measured> {
     let mut random = Random::new(plan.seed);
     let mut spare = Vec::new();
     let depth = plan.depth.min(queue.depth());
@@ -78,12 +94,13 @@ pub(crate) fn run(
         },
         spare,
         in_flight: 0,
+        left: plan.requests,
     };
     let begin = Instant::now();
     let end = begin + plan.time;
     loop {
         let now = Instant::now();
-        if now < end {
+        if now < end && load.left > 0 {
             load.feed(queue)?;
         } else if load.in_flight == 0 {
             break;
@@ -100,6 +117,8 @@ struct Load<'p> {
     measured: Measured,
     spare: Vec<Buffer<SharedMemory>>,
     in_flight: usize,
+    /// Requests that may still be sent.
+    left: u64,
 }
 
 impl Load<'_> {
@@ -109,7 +128,9 @@ impl Load<'_> {
             return Ok(());
         }
         let now = Instant::now();
-        while let Some(buffer) = self.spare.pop() {
+        while self.left > 0 {
+            let Some(buffer) = self.spare.pop() else { break };
+            self.left -= 1;
             let request = self.places.next(queue, buffer)?;
             let token = queue.submit(request).map_err(|r| r.error).context("cannot send")?;
             if let Some(started) = self.started.get_mut(token.slot()) {
@@ -174,10 +195,11 @@ struct Places<'p> {
 }
 
 /// One way through the runs.
+#[derive(Clone, Copy)]
 struct Way {
     /// The run that it is in.
     index: usize,
-    /// Requests that went to that run.
+    /// Requests that went to that run; where zones are shared, those that may still go there.
     done: u64,
 }
 
@@ -223,9 +245,12 @@ impl<'p> Places<'p> {
         queue: &mut Queue<'_, VhostUser, SharedMemory>,
         sectors: u64,
     ) -> anyhow::Result<(Run, u64)> {
+        if let Some(member) = &self.plan.shared {
+            return self.append_with_others(queue, member);
+        }
         let (count, turn) = (self.ways.len(), self.turn);
         self.turn = (turn + 1) % count.max(1);
-        let Some(Way { mut index, mut done }) = self.ways.get(turn).map(|w| Way { ..*w }) else {
+        let Some(Way { mut index, mut done }) = self.ways.get(turn).copied() else {
             return Ok((self.run(0), 0));
         };
         if done >= self.run(index).sectors.0 / sectors.max(1) {
@@ -239,14 +264,45 @@ impl<'p> Places<'p> {
         let run = self.run(index);
         let writes = matches!(self.plan.workload, Workload::Write | Workload::Append);
         if done == 0 && writes && self.plan.zoned {
-            queue
-                .reset(run.at)
-                .map_err(explain)
-                .with_context(|| format!("cannot reset the zone at sector {}", run.at))?;
+            reset(queue, run)?;
         }
         if let Some(way) = self.ways.get_mut(turn) {
             *way = Way { index, done: done + 1 };
         }
         Ok((run, done.saturating_mul(sectors)))
     }
+
+    /// The zone that the next append goes to, which other queues append to as well.
+    fn append_with_others(
+        &mut self,
+        queue: &mut Queue<'_, VhostUser, SharedMemory>,
+        member: &Member,
+    ) -> anyhow::Result<(Run, u64)> {
+        let Some(mut way) = self.ways.first().copied() else { return Ok((self.run(0), 0)) };
+        if way.done == 0 {
+            let (round, first) = member.take();
+            way = Way {
+                index: (round % self.plan.runs.len().max(1) as u64) as usize,
+                done: member.part(),
+            };
+            if first {
+                member.wait_for_others(round, self.plan.runs.len())?;
+                reset(queue, self.run(way.index))?;
+                member.begin(round);
+            } else {
+                member.wait_until_begun(round)?;
+            }
+        }
+        way.done -= 1;
+        if let Some(first) = self.ways.first_mut() {
+            *first = way;
+        }
+        Ok((self.run(way.index), 0))
+    }
+}
+
+fn reset(queue: &mut Queue<'_, VhostUser, SharedMemory>, run: Run) -> anyhow::Result<()> {
+    let done = queue.reset(run.at).map_err(explain);
+    done.with_context(|| format!("cannot reset the zone at sector {}", run.at))?;
+    Ok(())
 }

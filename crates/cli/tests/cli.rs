@@ -415,6 +415,13 @@ fn benchmarks_measure_and_ask_before_they_destroy() {
         let us = |name: &str| answer["latency_us"][name].as_f64().unwrap();
         assert!(us("p50") <= us("p99") && us("p99") <= us("p99_9") && us("p99_9") <= us("max"));
     }
+    // Zones of 1024 blocks: each queue goes through more than all of them, and none gets too much.
+    let line = ["--rw", "append", "--same-zones", "--queues", "2", "--destroy", "--json"];
+    let answer = place
+        .drive("bench", &[&line[..], &["--requests", "13000", "--seconds", "60"]].concat())
+        .json();
+    assert_eq!((&answer["errors"], &answer["requests"]), (&0.into(), &26000.into()));
+    assert_eq!(place.drive("bench", &["--same-zones"]).code(), 2);
     let many = place.drive("bench", &["--queues", "3", "--seconds", "0.1"]);
     assert!(many.code() == 1 && many.err().contains("2 queues"), "{}", many.err());
 }

@@ -1,5 +1,6 @@
 //! `zvb bench`.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -7,7 +8,7 @@ use serde::Serialize;
 use zvb_wire::{Condition, SECTOR_BYTES, Sector, ZoneType};
 
 use crate::args::{BenchArgs, Workload};
-use crate::bench::{Measured, Plan};
+use crate::bench::{Measured, Member, Plan};
 use crate::device::{Connect, Device};
 use crate::histogram::Histogram;
 use crate::output::{self, Usage};
@@ -53,6 +54,10 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let bytes = request_bytes(args)?;
     let time = measured_time(args)?;
+    if args.same_zones && args.rw != Workload::Append {
+        let text = "--same-zones: queues can share zones only to append; use --rw append";
+        return Err(Usage(text.into()).into());
+    }
     let (depth, queues) = (args.depth.get(), args.queues.get());
     let memory = usize::try_from(depth)
         .ok()
@@ -179,6 +184,9 @@ fn plans(
     time: Duration,
 ) -> Vec<Plan> {
     let queues = usize::from(args.queues.get());
+    let each =
+        runs.iter().map(|run| run.sectors.0).min().unwrap_or(0) / (bytes as u64 / SECTOR_BYTES);
+    let members = if args.same_zones { Member::all(queues, each) } else { Vec::new() };
     (0..queues)
         .map(|queue| Plan {
             workload: args.rw,
@@ -189,8 +197,11 @@ fn plans(
             timeout_ms: device.timeout_ms(),
             runs: match args.rw {
                 Workload::Randread => runs.clone(),
+                _ if args.same_zones => runs.clone(),
                 _ => runs.iter().copied().skip(queue).step_by(queues).collect(),
             },
+            requests: args.requests.map_or(u64::MAX, NonZeroU64::get),
+            shared: members.get(queue).cloned(),
             at_once: usize::from(args.zones_at_once.get()),
             zoned: device.info().zoned.is_some(),
             seed: queue as u64 + 1,
