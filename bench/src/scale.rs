@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -41,6 +41,7 @@ pub(crate) struct Scale {
 /// Makes an image of many zones, each with 4 KiB written, in `folder`, and measures `zvb` on it.
 pub(crate) fn measure(zvb: &Path, folder: &Path, repetitions: u32) -> Result<Scale> {
     let big = Big { zvb, image: folder.join("many.zvb"), socket: folder.join("many.sock") };
+    eprintln!("writing to {ZONES} zones");
     big.make()?;
     let mut scale = Scale {
         size: SIZE,
@@ -101,7 +102,11 @@ struct Big<'a> {
 }
 
 /// A server, killed when this is dropped.
-struct Running(Child);
+struct Running {
+    child: Child,
+    /// What it says: it ends when nobody can hear it.
+    said: Option<BufReader<ChildStdout>>,
+}
 
 impl Big<'_> {
     fn make(&self) -> Result<()> {
@@ -135,10 +140,10 @@ impl Big<'_> {
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start the server of many zones")?;
-        let mut running = Running(child);
-        let said = running.0.stdout.take().context("no standard output")?;
+        let mut running = Running { child, said: None };
+        let said = running.child.stdout.take().context("no standard output")?;
         let mut line = String::new();
-        BufReader::new(said).read_line(&mut line)?;
+        running.said.insert(BufReader::new(said)).read_line(&mut line)?;
         ensure!(!line.is_empty(), "the server of many zones ended");
         Ok((running, begun.elapsed().as_secs_f64() * 1e3))
     }
@@ -159,12 +164,12 @@ impl Big<'_> {
 
 impl Running {
     fn id(&self) -> u32 {
-        self.0.id()
+        self.child.id()
     }
 
     fn end(mut self, signal: Signal) -> Result<()> {
-        kill_process(Pid::from_child(&self.0), signal)?;
-        self.0.wait()?;
+        kill_process(Pid::from_child(&self.child), signal)?;
+        self.child.wait()?;
         Ok(())
     }
 }
@@ -172,7 +177,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Ended already, but where something failed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
