@@ -22,7 +22,12 @@ disk() {
 }
 
 # needs_in_guest FILE...: programs of the host that a scenario wants in the guest's PATH.
-needs_in_guest() { guest_files+=("$@"); }
+needs_in_guest() {
+    local file
+    for file in "$@"; do
+        case " ${guest_files[*]-} " in *" $file "*) ;; *) guest_files+=("$file") ;; esac
+    done
+}
 
 # Of a disk of this scenario.
 image() { echo "$work/$id.$1.zvb"; }
