@@ -116,14 +116,20 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
         max: u32,
         mut each: impl FnMut(Zone),
     ) -> Result<u32, Error<T::Error>> {
-        check::zoned(self.info, RequestType::ZONE_REPORT)?;
+        let zoned = check::zoned(self.info, RequestType::ZONE_REPORT)?;
+        let (zone_count, zone_size) = (zoned.zone_count, zoned.zone_size.0.max(1));
         let room = (self.info.max_transfer as usize).min(report_bytes(REPORT_ZONES));
-        let wanted = report_bytes(max as usize).max(REPORT_BYTES_MIN);
-        let mut buffer = Some(self.buffer(room.min(wanted).max(REPORT_BYTES_MIN))?);
+        let mut buffer = None::<Buffer<D>>;
         let (mut from, mut told) = (from, 0);
         while told < max && from < self.info.capacity {
-            let Some(into) = buffer.take() else {
-                unreachable!("a report comes back with its buffer")
+            // No more than is known to be there: the disk may have grown meanwhile.
+            let left = u64::from(zone_count).saturating_sub(from.0 / zone_size);
+            let wanted = u64::from(max - told).min(left);
+            let wanted = report_bytes(usize::try_from(wanted).unwrap_or(usize::MAX));
+            let wanted = wanted.clamp(REPORT_BYTES_MIN, room.max(REPORT_BYTES_MIN));
+            let into = match buffer.take() {
+                Some(buffer) if buffer.len() == wanted => buffer,
+                _ => self.buffer(wanted)?,
             };
             let completion = self.command(Request::Report { from, buffer: into })?;
             let Answer::Zones(zones) = completion.result? else {

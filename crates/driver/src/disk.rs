@@ -38,6 +38,9 @@ pub struct Disk<T: Transport, D: Dma> {
     timeout_ms: Option<u32>,
 }
 
+/// How often in a row a disk may have become another while it was looked at.
+const REFRESH_ATTEMPTS: u32 = 8;
+
 impl<T: Transport, D: Dma> Disk<T, D> {
     /// Brings the device up (virtio 3.1.1), and believes nothing of it that is not checked. With
     /// [`Checks::Full`] that includes a report of all zones. When this fails the device is told so
@@ -52,7 +55,13 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         let (info, generation) = started.inspect_err(|_| abandon(&mut transport, &mut queues))?;
         let (zones, checks, timeout_ms) = (ZoneMap::new(), options.checks, options.timeout_ms);
         let mut disk = Self { transport, info, generation, zones, checks, queues, dma, timeout_ms };
-        match disk.look_at_zones() {
+        let looked = match disk.look_at_zones() {
+            Err(ProbeError::Zones(_)) if disk.config_changed().is_ok_and(|changed| changed) => {
+                disk.refresh().map(|_| ())
+            }
+            looked => looked,
+        };
+        match looked {
             Ok(()) => Ok(disk),
             Err(error) => {
                 abandon(&mut disk.transport, &mut disk.queues);
@@ -69,12 +78,7 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         };
         self.zones.resize(count).map_err(|_| ProbeError::ZoneMap(count))?;
         // The answers go by the map on their way.
-        match self.report(Sector::ZERO, count, |_| {}) {
-            Ok(_) => Ok(()),
-            Err(Error::Transport(error)) => Err(ProbeError::Transport(error)),
-            Err(Error::NoMemory(error)) => Err(ProbeError::NoMemory(error)),
-            Err(error) => Err(ProbeError::Zones(error)),
-        }
+        self.report(Sector::ZERO, count, |_| {}).map(|_| ()).map_err(probe_error)
     }
 
     /// What the device is.
@@ -174,6 +178,28 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         if broken {
             self.queues.iter_mut().for_each(|queue| queue.fail(&self.zones, Fault::NeedsReset));
         }
+        let mut changed = false;
+        for attempt in 1.. {
+            changed |= self.read_config()?;
+            if broken {
+                break;
+            }
+            match self.look_at_zones() {
+                // What was reported is of the disk as it has become since.
+                Err(ProbeError::Zones(_))
+                    if attempt < REFRESH_ATTEMPTS
+                        && self.config_changed().map_err(probe_error)? => {}
+                other => {
+                    other?;
+                    break;
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Reads the configuration again. True when it changed.
+    fn read_config(&mut self) -> Result<bool, ProbeError<T::Error>> {
         let features = self.info.features;
         let (config, generation) = probe::read_config(&mut self.transport, features)?;
         // Also of one that makes no sense: it has been looked at.
@@ -187,9 +213,6 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         info.keep_limits(&self.info);
         let changed = info != self.info;
         self.info = info;
-        if !broken {
-            self.look_at_zones()?;
-        }
         Ok(changed)
     }
 
@@ -293,6 +316,15 @@ impl<T: Transport, D: Dma> Drop for Disk<T, D> {
 }
 
 /// A disk in use can get zones or lose them; what a zone is stays what it was.
+/// What of a probe or a refresh failed.
+fn probe_error<E: core::error::Error>(error: Error<E>) -> ProbeError<E> {
+    match error {
+        Error::Transport(error) => ProbeError::Transport(error),
+        Error::NoMemory(error) => ProbeError::NoMemory(error),
+        error => ProbeError::Zones(error),
+    }
+}
+
 fn same_zones<E: core::error::Error>(before: &Info, after: &Info) -> Result<(), ProbeError<E>> {
     let of =
         |info: &Info| info.zoned.map_or((Model::None, Sector::ZERO), |z| (z.model, z.zone_size));

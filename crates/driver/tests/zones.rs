@@ -3,7 +3,7 @@
 
 mod fake;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use fake::{Fake, FakeDisk, FakeDriver, Memory, Wire, drive, probe, tamper};
@@ -434,6 +434,46 @@ fn become_of(fake: &Shared, sectors: u64) {
     for (zone, before) in fake.disk.zones.iter_mut().zip(before) {
         (zone.pointer, zone.condition) = (before.pointer, before.condition);
     }
+}
+
+/// Conformance 107: what a report tells of a disk that has grown since its configuration was read.
+#[test]
+fn c107_a_disk_that_grows_while_it_is_looked_at_is_no_liar() {
+    let fake = Fake::zoned();
+    let generation = Rc::new(Cell::new(1));
+    let told = Rc::clone(&generation);
+    fake.borrow_mut().generation = Box::new(move || told.get());
+    let mut disk = drive(&fake);
+    // The last zone is as large as the others now: it has room for 16 sectors.
+    let larger = |reply: &mut fake::Reply| reply.data[64 + 4 * 64] = 16;
+    let news = Rc::clone(&generation);
+    tamper(&fake, move |reply| {
+        larger(reply);
+        news.set(2);
+    });
+    disk.refresh().unwrap();
+    assert!(!disk.config_changed().unwrap());
+    // One that goes on for ever is given up; and where there is no news, it is a lie.
+    for n in 3..20 {
+        let news = Rc::clone(&generation);
+        tamper(&fake, move |reply| {
+            larger(reply);
+            news.set(n);
+        });
+    }
+    assert!(matches!(disk.refresh(), Err(ProbeError::Zones(_))));
+    fake.borrow_mut().tamper.clear();
+    disk.refresh().unwrap();
+    tamper(&fake, larger);
+    assert!(matches!(disk.refresh(), Err(ProbeError::Zones(_))));
+    // Zones that are not known to be there are not asked for.
+    become_of(&fake, 96);
+    disk.refresh().unwrap();
+    become_of(&fake, 240);
+    assert_eq!(disk.zones().unwrap().len(), 4);
+    assert_eq!(disk.report(Sector(30), u32::MAX, |_| {}).unwrap(), 3);
+    disk.refresh().unwrap();
+    assert_eq!(disk.zones().unwrap().len(), 10);
 }
 
 /// Conformance 107, 108: more room, also for what was in flight when it came.
