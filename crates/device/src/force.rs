@@ -115,8 +115,8 @@ impl Device {
     /// The states of all zones at one moment; nothing for a plain disk.
     pub fn zone_states(&self) -> Vec<Snapshot> {
         let Some(table) = &self.table else { return Vec::new() };
-        let mut locked = table.lock();
-        let zones = locked.zones();
-        table.geometry().zones().map(|zone| zones.snapshot(zone)).collect()
+        // What is published changes under the lock only.
+        let _locked = table.lock();
+        table.geometry().zones().map(|zone| table.snapshot(zone)).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 mod counted;
 mod faulty;
+mod taking;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -14,19 +15,13 @@ use zvb_wire::zerocopy::IntoBytes;
 use zvb_wire::{ID_BYTES, Sector, Status, ZoneDescriptor, ZoneReportHeader, ZoneType};
 use zvb_zones::{Manage, Outcome, Refused, WriteId, Zones, check_read, describe};
 
-use crate::device::secure_erase_unit;
-use crate::kind::Kind;
 use crate::observer::Observer;
-use crate::request::{Request, Rules, bytes, parse};
-use crate::resume::{Before, before, note_done, note_place};
+use crate::request::{Request, bytes};
+use crate::resume::{go_on, note_done, note_place};
 use crate::session::{Mail, Session, Wake};
 use crate::slot::{Slot, Stage};
 use crate::table::Table;
 use faulty::Delayed;
-
-/// Requests that a turn takes whose answers are near: the driver works on these while the next are done.
-/// With more it waits, and then the device waits for it; with fewer, a turn costs more than it gains.
-const PORTION: usize = 16;
 
 /// Why there is no lane.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +85,8 @@ pub struct Lane {
     progress: bool,
     answered: bool,
     retired: bool,
+    /// What a process before this one took, not begun yet.
+    resumed: Vec<u32>,
     /// A request of this turn may be hit by a fault that was asked for.
     armed: bool,
     /// Requests that such a fault holds up.
@@ -150,6 +147,7 @@ impl Lane {
             progress: false,
             answered: false,
             retired: false,
+            resumed: Vec::new(),
             armed: false,
             delayed: Vec::new(),
             clock: None,
@@ -171,6 +169,7 @@ impl Lane {
         if !self.delayed.is_empty() {
             self.end_delays(!pull);
         }
+        self.begin_resumed();
         if pull && !self.retired {
             self.pull();
         }
@@ -247,57 +246,6 @@ impl Lane {
             }
         }
         self.mail = mail;
-    }
-
-    /// Takes every chain that is there, once around the queue at most; fewer, where the answers to
-    /// [`PORTION`] of them are near.
-    fn pull(&mut self) {
-        let device = &self.session.device;
-        let rules = Rules {
-            features: self.session.features(),
-            read_only: device.shape.read_only,
-            capacity: device.capacity(),
-            required: device.required_from(),
-            erase: secure_erase_unit(&device.shape),
-        };
-        for _ in 0..self.queue.size() {
-            if self.engine.due() >= PORTION {
-                break;
-            }
-            let chain = match self.queue.pop() {
-                Ok(Some(chain)) => chain,
-                Ok(None) => break,
-                Err(why) => {
-                    self.retired = true;
-                    self.progress = true;
-                    self.observer().queue_retired(self.index, &why);
-                    break;
-                }
-            };
-            if !self.progress {
-                self.queue.pause_notifications();
-            }
-            self.progress = true;
-            let index = self.free.pop().unwrap_or_else(|| {
-                // As many as the ring lets be in flight, so never more than the queue's size.
-                self.slots.push(Slot::new());
-                (self.slots.len() - 1) as u32
-            });
-            let slot = &mut self.slots[index as usize];
-            let parsed = parse(chain, &rules, slot, &mut self.queue);
-            slot.note = slot.reply.as_ref().map_or(0, |reply| reply.head().note());
-            slot.kind = if parsed.is_ok() { Kind::of(&slot.request) } else { Kind::Refused };
-            self.count_taken(index);
-            match parsed {
-                Ok(()) => self.begin(index),
-                Err(refused) => {
-                    if let Some(fault) = &refused.fault {
-                        self.observer().guest_fault(self.index, fault);
-                    }
-                    self.answer(index, refused.status, 0);
-                }
-            }
-        }
     }
 
     /// Starts a request that was just parsed: at once when it needs no decision about zones.
@@ -396,17 +344,9 @@ impl Lane {
         self.next_range(index);
     }
 
-    /// How many sectors of the next range are done in one step: a zone of a secure-erase, else all.
     fn range_step(&self, index: u32) -> Sector {
-        let slot = &self.slots[index as usize];
-        let Some((at, sectors, _)) = slot.range() else { return Sector::ZERO };
-        match &self.session.device.table {
-            Some(table) if slot.request == Request::Erase => {
-                let geometry = table.geometry();
-                geometry.zone_of(at).map_or(sectors, |zone| geometry.len(zone).min(sectors))
-            }
-            _ => sectors,
-        }
+        let geometry = self.session.device.table.as_ref().map(Table::geometry);
+        self.slots[index as usize].step(geometry.as_ref())
     }
 
     /// Gives the engine a command that is allowed, for a medium that carries it out.
@@ -551,10 +491,11 @@ impl Lane {
             self.queue.recycle(buffers);
         }
         // Undefined unless the append succeeded: a value that is no sector of any disk.
-        let appended = if status == Status::OK { slot.at } else { Sector(u64::MAX) };
+        let at = slot.went_on.take().unwrap_or(slot.at);
+        let appended = if status == Status::OK { at } else { Sector(u64::MAX) };
         slot.stage = Stage::Free;
         slot.ticket = None;
-        slot.hurt = false;
+        (slot.hurt, slot.happened, slot.part) = (false, false, None);
         match slot.reply.take() {
             Some(reply) => reply.spend(&mut self.queue, status, appended, data),
             None => unreachable!("slot {index} is answered twice"),
@@ -617,19 +558,18 @@ impl Lane {
         for index in deciding.drain(..) {
             let owner = u64::from(*lane) << 32 | u64::from(index);
             let slot = &mut slots[index as usize];
-            let decision = match (before(zones, slot), slot.ticket) {
-                (Before::Request, _) => Decided::Answer(Status::OK),
-                (Before::Step, _) => Decided::RangeDone,
+            if slot.part.is_some() {
+                go_on(zones, slot);
+            }
+            let decision = match slot.ticket {
+                _ if slot.happened => Decided::Answer(Status::OK),
                 // Nothing that is recorded now will be remembered. (Who waits keeps his place in the line.)
-                (_, None) if failed && slot.request.changes() => Decided::Answer(Status::IOERR),
+                None if failed && slot.request.changes() => Decided::Answer(Status::IOERR),
                 _ if runs_commands && slot.request.is_command() => {
                     begin_command(zones, slot, owner)
                 }
                 _ => decide_one(zones, slot, owner),
             };
-            if matches!(decision, Decided::Submit) && queue.has_ledger() {
-                note_place(queue, zones, slot);
-            }
             match decision {
                 Decided::Wait => {
                     slot.stage = Stage::Parked;
@@ -643,10 +583,26 @@ impl Lane {
             session.waiting.fetch_add(1, Ordering::Relaxed);
         }
         locked.settle_then(|| {
-            for (index, _) in
-                decided.iter().filter(|(_, d)| matches!(d, Decided::Answer(Status::OK)))
-            {
-                note_done(queue, &slots[*index as usize]);
+            if !queue.has_ledger() {
+                return;
+            }
+            let geometry = table.geometry();
+            // Places are given to the medium after this. Commands were recording and no more, or the medium
+            // has carried them out.
+            for (index, decision) in decided.iter() {
+                let slot = &slots[*index as usize];
+                match decision {
+                    Decided::Submit => note_place(queue, &geometry, slot),
+                    Decided::Answer(Status::OK) | Decided::RangeDone => {
+                        note_done(queue, &geometry, slot);
+                    }
+                    _ => {}
+                }
+            }
+            for (owner, ok) in released.iter() {
+                if *ok && (owner >> 32) as u16 == *lane {
+                    note_done(queue, &geometry, &slots[*owner as u32 as usize]);
+                }
             }
         })
     }

@@ -3,13 +3,18 @@
 //! Most requests can be done again and come to the same. A write to a sequential-required zone can not: done
 //! again, it stands no longer at the write pointer, and an append stands twice on the disk. And a command to
 //! zones, done again, may undo what came after it. So the place of such a write is noted in the queue's ledger
-//! when it is decided, before it is given to the medium; and a command when it has been carried out. Whoever
-//! comes next finds by the write pointer what became of the writes: pointers move in the order in which places
-//! were given out, over what is written whole.
+//! when it is decided, before it is given to the medium; and a command when it has been carried out, before
+//! anything else is decided about its zones. Whoever comes next finds by the write pointer what became of the
+//! writes: pointers move in the order in which places were given out, over what is written whole.
+//!
+//! The pointer tells only as long as nothing is written: so all queues are looked at first, and what of theirs
+//! has not happened is noted no more; see [`Lane::resume`](crate::Lane::resume).
+//!
+//! A medium with zones of its own moves its pointer over part of a write, too: such a write goes on there.
 
 use zvb_ring::DeviceQueue;
 use zvb_wire::{Sector, ZoneType};
-use zvb_zones::Zones;
+use zvb_zones::{Geometry, Zones};
 
 use crate::request::Request;
 use crate::slot::Slot;
@@ -21,6 +26,8 @@ pub(crate) enum Note {
     Done,
     /// A write, or this step of several, goes to `at`.
     Goes { at: Sector, step: u8 },
+    /// Of several ranges, those before this one are done, and it is up to `at`.
+    Reached { at: Sector, step: u8 },
 }
 
 /// No disk that we can serve has more sectors.
@@ -29,100 +36,157 @@ const SECTOR_BITS: u32 = 52;
 impl Note {
     /// Never 0, which stands for nothing.
     pub(crate) fn encode(self) -> u64 {
+        let place = |at: Sector, step| (at.0 << 12) | u64::from(step) << 4;
         match self {
             Self::Done => 1,
-            Self::Goes { at, step } => (at.0 << 12) | u64::from(step) << 4 | 2,
+            Self::Goes { at, step } => place(at, step) | 2,
+            Self::Reached { at, step } => place(at, step) | 3,
         }
     }
 
     fn decode(bits: u64) -> Option<Self> {
+        let (at, step) = (Sector(bits >> 12), (bits >> 4) as u8);
         match bits & 0xf {
             1 => Some(Self::Done),
-            2 => Some(Self::Goes { at: Sector(bits >> 12), step: (bits >> 4) as u8 }),
+            2 => Some(Self::Goes { at, step }),
+            3 => Some(Self::Reached { at, step }),
             _ => None,
         }
     }
 
     /// About a write that was just decided; `None` where it can as well be done again.
-    pub(crate) fn of(zones: &Zones, slot: &Slot) -> Option<Self> {
+    pub(crate) fn of(geometry: &Geometry, slot: &Slot) -> Option<Self> {
         let step = u8::try_from(slot.next_range).ok()?;
         let at = slot.at;
         slot.write.as_ref()?;
-        let geometry = zones.geometry();
+        // The place where its first part went stands there already.
+        if slot.went_on.is_some() {
+            return None;
+        }
         let zone = geometry.zone_of(at)?;
         let sequential = geometry.zone_type(zone) == ZoneType::SequentialRequired;
         (sequential && at.0 >> SECTOR_BITS == 0).then_some(Self::Goes { at, step })
     }
+
+    /// About a command that has just been carried out and recorded; of an erasure, a step of `sectors`.
+    fn of_command(slot: &Slot, sectors: Sector) -> Option<Self> {
+        match slot.request {
+            Request::Manage { .. } | Request::ResetAll => Some(Self::Done),
+            Request::Erase => {
+                let step = u8::try_from(slot.next_range).ok()?;
+                let at = slot.range()?.0.checked_add(sectors)?;
+                (at.0 >> SECTOR_BITS == 0).then_some(Self::Reached { at, step })
+            }
+            _ => None,
+        }
+    }
 }
 
-/// What a note says about the step of a request that is to be decided.
+/// A write of which a process that died wrote the first part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Before {
-    /// The request was carried out.
-    Request,
-    /// This step of it was.
-    Step,
-    /// It was not.
-    Nothing,
+pub(crate) struct Part {
+    /// Where it begins.
+    at: Sector,
+    /// How much of it is there.
+    sectors: Sector,
 }
 
 /// Notes where the write that was just decided goes.
-pub(crate) fn note_place(queue: &mut DeviceQueue, zones: &Zones, slot: &Slot) {
-    if let (Some(note), Some(reply)) = (Note::of(zones, slot), &slot.reply) {
+pub(crate) fn note_place(queue: &mut DeviceQueue, geometry: &Geometry, slot: &Slot) {
+    if let (Some(note), Some(reply)) = (Note::of(geometry, slot), &slot.reply) {
         queue.note(reply.head(), note.encode());
     }
 }
 
-/// Notes that a command to zones, which is to be answered, was carried out and recorded.
-pub(crate) fn note_done(queue: &mut DeviceQueue, slot: &Slot) {
-    if let (Request::Manage { .. } | Request::ResetAll, Some(reply)) = (slot.request, &slot.reply) {
-        queue.note(reply.head(), Note::Done.encode());
+/// Notes that a command to zones, or a step of it, was carried out and recorded.
+pub(crate) fn note_done(queue: &mut DeviceQueue, geometry: &Geometry, slot: &Slot) {
+    let note = Note::of_command(slot, slot.step(Some(geometry)));
+    if let (Some(note), Some(reply)) = (note, &slot.reply) {
+        queue.note(reply.head(), note.encode());
     }
 }
 
-/// Whether what `slot` asks for next has happened already. Asked when it is decided first: what is not there
-/// then has not happened, and the note is forgotten.
-#[inline]
-pub(crate) fn before(zones: &Zones, slot: &mut Slot) -> Before {
-    let Some(note) = Note::decode(slot.note) else { return Before::Nothing };
-    let before = judge(zones, slot, note);
-    if before == Before::Nothing {
-        slot.note = 0;
-    }
-    before
-}
-
-fn judge(zones: &Zones, slot: &mut Slot, note: Note) -> Before {
-    match (note, slot.request) {
-        (Note::Done, Request::Manage { .. } | Request::ResetAll) => Before::Request,
+/// Finds out what of the request in `slot`, just taken, had happened by its note: leaves in the slot what is to
+/// be done still. True when the note says no more, and is to be forgotten. To be asked before anything is
+/// decided, by any queue; `in_parts`: the medium moves its pointers over parts of writes.
+pub(crate) fn resume(zones: &Zones, slot: &mut Slot, in_parts: bool) -> bool {
+    let Some(note) = Note::decode(slot.note) else { return false };
+    let holds = match (note, slot.request) {
+        (Note::Done, Request::Manage { .. } | Request::ResetAll) => {
+            slot.happened = true;
+            true
+        }
         (
             Note::Goes { at, .. },
             Request::Write { sectors, .. } | Request::Append { sectors, .. },
-        ) if is_written(zones, at, sectors) => {
-            slot.at = at;
-            Before::Request
+        ) => {
+            let written = written(zones, at, sectors);
+            slot.happened = written == sectors;
+            if slot.happened {
+                slot.at = at;
+            } else if in_parts && written > Sector::ZERO {
+                slot.part = Some(Part { at, sectors: written });
+            }
+            slot.happened || slot.part.is_some()
         }
         (Note::Goes { at, step }, Request::Zero) => {
-            let Some((_, sectors, _)) = slot.range() else { return Before::Nothing };
-            match slot.next_range.cmp(&usize::from(step)) {
-                std::cmp::Ordering::Less => Before::Step,
-                std::cmp::Ordering::Equal if is_written(zones, at, sectors) => Before::Step,
-                _ => Before::Nothing,
+            let Some(sectors) = skip(slot, step) else { return false };
+            let written = written(zones, at, sectors);
+            if in_parts || written == sectors {
+                slot.range_done(written);
             }
+            true
         }
-        _ => Before::Nothing,
-    }
+        (Note::Reached { at, step }, Request::Erase) => {
+            if let Some(sectors) = skip(slot, step)
+                && let Some(done) = slot.range().and_then(|(from, _, _)| at.checked_sub(from))
+            {
+                slot.range_done(done.min(sectors));
+            }
+            true
+        }
+        _ => false,
+    };
+    !holds
 }
 
-/// True when the write pointer of the zone has passed `sectors` from `at` on.
-fn is_written(zones: &Zones, at: Sector, sectors: Sector) -> bool {
+/// How many of `sectors` from `at` on are below the write pointer of the zone.
+fn written(zones: &Zones, at: Sector, sectors: Sector) -> Sector {
     let geometry = zones.geometry();
-    let Some(zone) = geometry.zone_of(at) else { return false };
-    let written = geometry.start(zone).checked_add(zones.snapshot(zone).written());
-    match (at.checked_add(sectors), written) {
-        (Some(end), Some(written)) => end <= written,
-        _ => false,
+    let Some(zone) = geometry.zone_of(at) else { return Sector::ZERO };
+    let end = geometry.start(zone).checked_add(zones.snapshot(zone).written());
+    end.and_then(|end| end.checked_sub(at)).unwrap_or(Sector::ZERO).min(sectors)
+}
+
+/// Passes over the ranges before `step`; how many sectors that one has, if there is one.
+fn skip(slot: &mut Slot, step: u8) -> Option<Sector> {
+    while slot.next_range < usize::from(step) {
+        let (_, sectors, _) = slot.range()?;
+        slot.range_done(sectors);
     }
+    slot.range().map(|(_, sectors, _)| sectors)
+}
+
+/// Makes of the request in `slot`, of which a part is there, one for the rest. Where somebody else has written
+/// behind that part by now, it is done as a whole.
+pub(crate) fn go_on(zones: &Zones, slot: &mut Slot) {
+    let Some(Part { at, sectors: part }) = slot.part.take() else { return };
+    let (Request::Write { sectors, .. } | Request::Append { sectors, .. }) = slot.request else {
+        return;
+    };
+    let geometry = zones.geometry();
+    let busy = geometry.zone_of(at).is_none_or(|zone| zones.is_busy(zone));
+    if busy || written(zones, at, sectors) != part {
+        return;
+    }
+    let rest = Sector(sectors.0.saturating_sub(part.0));
+    let bytes = rest.0.saturating_mul(zvb_wire::SECTOR_BYTES);
+    let Some(data) = slot.data.as_mut().and_then(|data| data.take_back(bytes, Vec::new())) else {
+        return;
+    };
+    slot.data = Some(data);
+    slot.request = Request::Write { at: Sector(at.0.saturating_add(part.0)), sectors: rest };
+    slot.went_on = Some(at);
 }
 
 #[cfg(test)]
@@ -136,6 +200,7 @@ mod tests {
             Note::Done,
             Note::Goes { at: Sector::ZERO, step: 0 },
             Note::Goes { at: farthest, step: 255 },
+            Note::Reached { at: farthest, step: 15 },
         ] {
             assert_ne!(note.encode(), 0);
             assert_eq!(Note::decode(note.encode()), Some(note));

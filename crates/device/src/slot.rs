@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use zvb_ring::{Buffers, DeviceQueue, Head};
 use zvb_wire::{AppendInHeader, DiscardSegment, Sector, Status};
-use zvb_zones::{Ticket, WriteId};
+use zvb_zones::{Geometry, Ticket, WriteId};
 
 use crate::kind::Kind;
 use crate::request::Request;
+use crate::resume::Part;
 
 /// Where the answer of one request goes: spent exactly once, by [`Reply::spend`].
 #[must_use = "a request is answered exactly once"]
@@ -106,6 +107,12 @@ pub(crate) struct Slot {
     pub(crate) next_range: usize,
     /// What a process that died noted about the request; 0 for nothing.
     pub(crate) note: u64,
+    /// That process carried it out, and only the answer is missing.
+    pub(crate) happened: bool,
+    /// It wrote this much of it.
+    pub(crate) part: Option<Part>,
+    /// Where that part begins, when only the rest is asked for.
+    pub(crate) went_on: Option<Sector>,
     pub(crate) kind: Kind,
     /// When it was taken, where requests are timed.
     pub(crate) begun: Option<Instant>,
@@ -129,6 +136,9 @@ impl Slot {
             ranges: Vec::new(),
             next_range: 0,
             note: 0,
+            happened: false,
+            part: None,
+            went_on: None,
             kind: Kind::Refused,
             begun: None,
             hurt: false,
@@ -156,6 +166,18 @@ impl Slot {
             range.flags.get(),
         ))
     }
+
+    /// How many sectors of the next range are done in one step: a zone of a secure-erase, else all.
+    pub(crate) fn step(&self, geometry: Option<&Geometry>) -> Sector {
+        let Some((at, sectors, _)) = self.range() else { return Sector::ZERO };
+        match geometry {
+            Some(geometry) if self.request == Request::Erase => {
+                geometry.zone_of(at).map_or(sectors, |zone| geometry.len(zone).min(sectors))
+            }
+            _ => sectors,
+        }
+    }
+
     /// The first `sectors` of the range that is next are done: all of it when no more are left.
     pub(crate) fn range_done(&mut self, sectors: Sector) {
         let Some(range) = self.ranges.get_mut(self.next_range) else { return };

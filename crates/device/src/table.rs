@@ -23,7 +23,8 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(geometry: Geometry, volume: Arc<dyn Volume>) -> Result<Self, RestoreError> {
-        let mut zones = Zones::restore(geometry, &volume.recovered())?;
+        let recovered = volume.recovered();
+        let mut zones = Zones::restore(geometry, &recovered)?;
         // What restoring changed (open zones are closed now) is where everybody starts.
         zones.take_changed(|_, _| {});
         let table = Self {
@@ -34,6 +35,12 @@ impl Table {
             volume,
         };
         table.lock().publish(geometry.zones());
+        if table.volume.shape().read_only && table.volume.runs_commands() {
+            // Nobody has closed them, and nothing is ever decided about them.
+            for (word, state) in (0..).map_while(|at| table.published.get(at)).zip(recovered) {
+                word.store(state.to_bits(), Ordering::Release);
+            }
+        }
         Ok(table)
     }
 

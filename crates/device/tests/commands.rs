@@ -6,6 +6,7 @@ mod support;
 use std::io;
 
 use support::*;
+use zvb_device::{Device, DeviceOptions};
 use zvb_storage::{Command, Failure};
 use zvb_wire::{Condition, Features, Model, RequestType, Sector, Status};
 use zvb_zones::{Manage, Snapshot, ZoneId};
@@ -217,4 +218,33 @@ fn a_secure_erase_resets_zones_on_the_medium() {
     let reset = |zone| Command::Zone(Manage::Reset, ZoneId(zone));
     assert_eq!(volume.commands(), [reset(1), reset(2)]);
     assert_eq!(g.conditions()[1], Condition::Empty);
+}
+
+/// Nobody closes the zones of a medium that must not be changed: they are told of as they are.
+#[test]
+fn open_zones_of_a_read_only_medium_stay_open() {
+    let volume = TestVolume::read_only(small(Model::HostManaged, 2, 3));
+    volume.run_commands();
+    let open = |condition, written| Snapshot::new(condition, Sector(written));
+    volume.find(1, open(Condition::ImplicitOpen, 8));
+    volume.find(2, open(Condition::ExplicitOpen, 0));
+    volume.find(3, open(Condition::Closed, 16));
+    let device = Device::new(volume, DeviceOptions::default()).unwrap();
+    let session = device.session();
+    session.accept(device.features()).unwrap();
+    let mut g = Guest::new(&session, 0);
+    let conditions = [Condition::ImplicitOpen, Condition::ExplicitOpen, Condition::Closed];
+    assert_eq!(g.conditions()[1..4], conditions);
+    assert_eq!([g.written(32), g.written(64), g.written(96)], [8, 0, 16]);
+    let told = device.zone_states();
+    assert_eq!(told[1..4].iter().map(|state| state.condition()).collect::<Vec<_>>(), conditions);
+    assert_eq!(g.simple(RequestType::ZONE_CLOSE, 32), Status::IOERR);
+    assert_eq!(g.write(40, &pattern(1, 8)), Status::IOERR);
+    assert_eq!(g.read(32, 8).0, Status::OK);
+    // One that may be changed closes them.
+    let volume = TestVolume::zoned(small(Model::HostManaged, 2, 3));
+    volume.run_commands();
+    volume.find(1, open(Condition::ImplicitOpen, 8));
+    let mut g = Guest::new(&support::session(&volume), 0);
+    assert_eq!(g.conditions()[1], Condition::Closed);
 }

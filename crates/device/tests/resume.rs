@@ -94,8 +94,9 @@ fn everything(guest: &mut Guest) -> Vec<(Sent, &'static str)> {
         |guest: &mut Guest, request, zone| guest.send(&[&Guest::header(request, zone)], &[1]);
     all.push((command(guest, RequestType::ZONE_RESET, 96), "a reset"));
     let append = Guest::header(RequestType::ZONE_APPEND, 96);
-    all.push((guest.send(&[&append, &pattern(7, 8)], &[9]), "an append behind the reset"));
-    all.push((command(guest, RequestType::ZONE_FINISH, 128), "a finish"));
+    all.push((guest.send(&[&append, &pattern(7, 16)], &[9]), "an append behind the reset"));
+    all.push((guest.send_write(128, &pattern(10, 16)), "a long write"));
+    all.push((command(guest, RequestType::ZONE_FINISH, 128), "a finish behind it"));
     all.push((command(guest, RequestType::FLUSH, 0), "a flush"));
     let range = [
         48u64.to_le_bytes().as_slice(),
@@ -148,9 +149,13 @@ fn dies(guest: &mut Guest, fuse: usize) -> bool {
     }
 }
 
-/// Dies after `first` events, then after `second`, then lives. False when nobody died.
-fn run(first: usize, second: usize) -> bool {
+/// Dies after `first` events, then after `second`, then lives. False when nobody died. `own`: the medium has zones
+/// of its own.
+fn run(first: usize, second: usize, own: bool) -> bool {
     let volume = TestVolume::zoned(small(Model::HostManaged, 4, 5));
+    if own {
+        volume.have_zones();
+    }
     let world = World { volume, book: Rc::default() };
     let mut guest = world.serve(Guest::new(&session(&world.volume), 0));
     // Something to be reset.
@@ -189,18 +194,30 @@ fn run(first: usize, second: usize) -> bool {
     for (at, seed) in appended.iter().zip(4..) {
         assert_eq!(bytes(*at), pattern(seed, 8), "where the append said");
     }
+    assert_eq!(world.volume.bytes(Sector(96), 16), pattern(7, 16));
+    assert_eq!(world.volume.bytes(Sector(128), 16), pattern(10, 16));
     let mut in_one_zone = appended[..3].to_vec();
     in_one_zone.sort_unstable();
     assert_eq!(in_one_zone, [64, 72, 80]);
     assert_eq!(appended[3], 96);
     // All the appends of zone 2 fill it; zone 3 was reset once, before its append; zone 4 is full.
-    assert_eq!([guest.written(32), guest.written(64), guest.written(96)], [32, 32, 8]);
+    assert_eq!([guest.written(32), guest.written(64), guest.written(96)], [32, 32, 16]);
     assert_eq!(guest.conditions()[4], Condition::Full);
     died
 }
 
 #[test]
 fn a_process_may_die_twice_at_any_instant() {
+    survives_two_deaths(false, 80);
+}
+
+/// The same over a disk that moves its pointers itself, carries commands out, and has parts of writes.
+#[test]
+fn over_a_disk_with_zones_of_its_own_too() {
+    survives_two_deaths(true, 100);
+}
+
+fn survives_two_deaths(own: bool, instants: usize) {
     // Only a death that was not asked for is worth a word.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -210,7 +227,7 @@ fn a_process_may_die_twice_at_any_instant() {
     }));
     let mut first = 1;
     let at = |first, second| {
-        let ran = catch_unwind(|| run(first, second));
+        let ran = catch_unwind(|| run(first, second, own));
         ran.unwrap_or_else(|_| panic!("died after {first} events, then after {second}"))
     };
     while at(first, 0) {
@@ -219,7 +236,7 @@ fn a_process_may_die_twice_at_any_instant() {
         }
         first += 1;
     }
-    assert!(first > 80, "only {first} instants");
+    assert!(first > instants, "only {first} instants");
 }
 
 #[test]
@@ -259,4 +276,91 @@ fn a_reset_that_is_done_again_does_not_undo_what_was_acknowledged_after_it() {
     assert_eq!(resets.answer(&reset).unwrap().status(), Status::OK);
     assert_eq!(world.volume.recorded(3), None, "nothing has happened to the zone");
     assert_eq!(world.volume.bytes(Sector(96), 8), pattern(7, 8));
+}
+
+/// What a queue writes when it goes on is not taken for what another had written before.
+#[test]
+fn places_are_judged_by_the_pointer_that_was_found() {
+    let volume = TestVolume::zoned(small(Model::HostManaged, 4, 5));
+    let books: [Rc<RefCell<Book>>; 2] = Default::default();
+    let mortal = |index: usize| Box::new(Mortal(Rc::clone(&books[index])));
+    let first = session(&volume);
+    let mut guests = [0, 1].map(|index| {
+        Guest::new(&first, index as u16).taken_over(&first, mortal(index), Vec::new())
+    });
+    volume.manual();
+    // The second has the first place; nothing is written.
+    let header = Guest::header(RequestType::ZONE_APPEND, 64);
+    let sent = [1, 0].map(|index| {
+        let sent = guests[index].send(&[&header, &pattern(index as u8, 8)], &[9]);
+        guests[index].turn();
+        sent
+    });
+    volume.reopen();
+    let next = session(&volume);
+    let mut guests: Vec<_> = [0, 1]
+        .into_iter()
+        .zip(guests)
+        .map(|(index, guest)| {
+            let unanswered = books[index].borrow_mut().unanswered(guest.used_index());
+            guest.taken_over(&next, mortal(index), unanswered)
+        })
+        .collect();
+    guests.iter_mut().for_each(|guest| guest.lane.resume());
+    for guest in &mut guests {
+        guest.turn();
+        volume.finish(0);
+        guest.turn();
+    }
+    for (index, sent) in [(1, &sent[0]), (0, &sent[1])] {
+        let answer = guests[index].answer(sent).unwrap();
+        assert_eq!(answer.status(), Status::OK);
+        let at = u64::from_le_bytes(answer.writable[..8].try_into().unwrap());
+        assert_eq!(at, 64 + 8 * index as u64);
+        assert!(volume.bytes(Sector(at), 8) == pattern(index as u8, 8), "queue {index}");
+    }
+}
+
+/// A medium that carries commands out: once one is applied, it is not carried out again.
+#[test]
+fn a_reset_that_the_medium_has_carried_out_is_not_carried_out_again() {
+    let volume = TestVolume::zoned(small(Model::HostManaged, 4, 5));
+    volume.have_zones();
+    let world = World { volume, book: Rc::default() };
+    let through =
+        || session_with(&world.volume, 2, ALL & !(Features::FLUSH | Features::CONFIG_WCE));
+    let first = through();
+    let ledger = Box::new(Mortal(Rc::clone(&world.book)));
+    let mut resets = Guest::new(&first, 0).taken_over(&first, ledger, Vec::new());
+    let mut appends = Guest::new(&first, 1);
+    assert_eq!(appends.append(96, &pattern(9, 16)), (Status::OK, 96));
+
+    world.volume.manual();
+    let reset = resets.send(&[&Guest::header(RequestType::ZONE_RESET, 96)], &[1]);
+    resets.turn();
+    world.volume.finish(0);
+    resets.turn();
+    // It is done, and to be made durable before it is answered. Another appends meanwhile.
+    assert_eq!((world.volume.commands().len(), world.volume.pending()), (1, 1));
+    let header = Guest::header(RequestType::ZONE_APPEND, 96);
+    let append = appends.send(&[&header, &pattern(7, 8)], &[9]);
+    appends.turn();
+    world.volume.finish(1);
+    appends.turn();
+    world.volume.finish(1);
+    appends.turn();
+    assert_eq!(appends.answer(&append).unwrap().status(), Status::OK);
+    assert!(resets.answer(&reset).is_none());
+
+    world.volume.reopen();
+    let unanswered = world.book.borrow_mut().unanswered(resets.used_index());
+    let ledger = Box::new(Mortal(Rc::clone(&world.book)));
+    let mut resets = resets.taken_over(&through(), ledger, unanswered);
+    resets.turn();
+    assert_eq!(world.volume.commands().len(), 1, "carried out once");
+    world.volume.finish(0);
+    resets.turn();
+    assert_eq!(resets.answer(&reset).unwrap().status(), Status::OK);
+    assert_eq!(resets.written(96), 8);
+    assert!(world.volume.bytes(Sector(96), 8) == pattern(7, 8));
 }

@@ -146,12 +146,15 @@ impl Inbox {
 pub(crate) struct Worker {
     inbox: Arc<Inbox>,
     bell: Arc<Bell>,
+    /// The queue is one that a process before this one left, and waits for [`go`](Self::go).
+    go: Option<SyncSender<()>>,
     stopped: Receiver<Stopped>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts a thread for `job`, and returns when its queue runs, or can not.
+    /// Starts a thread for `job`, and returns when its queue runs, or can not. A queue that is taken over has
+    /// found out by then what had happened of what was in flight, and does nothing before [`go`](Self::go).
     pub(crate) fn start(job: Job) -> Result<Self, StartError> {
         let bell = Arc::new(Bell::new()?);
         let orders = Orders { stop: false, next: None, present: job.signals.clone() };
@@ -162,12 +165,15 @@ impl Worker {
         });
         let (started, ready) = sync_channel(1);
         let (at_end, stopped) = sync_channel(1);
+        let waits = job.ledger.as_ref().is_some_and(|ledger| ledger.taken_over);
+        let (go, gone) = sync_channel(1);
+        let go = waits.then_some(go);
         let thread = thread::Builder::new().name(format!("queue {}", job.index)).spawn({
             let (inbox, bell) = (Arc::clone(&inbox), Arc::clone(&bell));
-            move || run(job, inbox, bell, &started, &at_end)
+            move || run(job, inbox, bell, &started, &gone, &at_end)
         })?;
         let started = ready.recv().unwrap_or(Err(StartError::Died));
-        let mut worker = Self { inbox, bell, stopped, thread: Some(thread) };
+        let mut worker = Self { inbox, bell, go, stopped, thread: Some(thread) };
         match started {
             Ok(()) => Ok(worker),
             Err(error) => {
@@ -176,6 +182,11 @@ impl Worker {
                 Err(error)
             }
         }
+    }
+
+    /// Every queue of the device has been looked at: a queue that is taken over begins.
+    pub(crate) fn go(&mut self) {
+        self.go = None;
     }
 
     /// True once the driver has broken the queue: it takes nothing more.
@@ -202,6 +213,7 @@ impl Worker {
     }
 
     fn wait(&mut self) -> Option<Stopped> {
+        self.go();
         let stopped = loop {
             match self.stopped.recv_timeout(STOP_PATIENCE) {
                 Ok(stopped) => break Some(stopped),
@@ -244,6 +256,7 @@ fn run(
     inbox: Arc<Inbox>,
     bell: Arc<Bell>,
     started: &SyncSender<Result<(), StartError>>,
+    go: &Receiver<()>,
     at_end: &SyncSender<Stopped>,
 ) {
     let _cut = CutOnPanic(Arc::clone(&job.session));
@@ -257,6 +270,8 @@ fn run(
         }
     };
     let _ = started.send(Ok(()));
+    // Nothing is ever sent: whoever may begin is let go.
+    let _ = go.recv();
     let Job { index, guest, memory, kick, signals, log, session, announcer, .. } = job;
     let looks = kick.is_none();
     let polling = Polling::new(guest.poll());
@@ -311,7 +326,9 @@ fn make_lane(job: &mut Job, bell: &Arc<Bell>) -> Result<Lane, StartError> {
     }
     let mut queue = DeviceQueue::new(view, config)?;
     queue.remember(Box::new(ledger), unanswered);
-    Ok(job.guest.lane(job.index, queue, wake)?)
+    let mut lane = job.guest.lane(job.index, queue, wake)?;
+    lane.resume();
+    Ok(lane)
 }
 
 /// How long to wait for `deadline`.

@@ -159,6 +159,12 @@ impl DeviceQueue {
         self.ledger.is_some()
     }
 
+    /// True when chains of an earlier process are to be popped still.
+    #[inline]
+    pub fn has_unanswered(&self) -> bool {
+        !self.unanswered.is_empty()
+    }
+
     /// Keeps `note` about a chain in flight, for who comes after this process; see [`Head::note`].
     #[inline]
     pub fn note(&mut self, head: &Head, note: u64) {

@@ -20,7 +20,7 @@ use zvb_wire::{
     Condition, Features, Model, RequestHeader, RequestType, Sector, Status, ZoneDescriptor,
     ZoneReportHeader,
 };
-use zvb_zones::{Geometry, GeometrySpec, Snapshot, ZoneId};
+use zvb_zones::{Geometry, GeometrySpec, Manage, Snapshot, ZoneId};
 
 pub const GRANULE: u64 = 8;
 
@@ -68,6 +68,8 @@ struct State {
     /// The medium has zones of its own: the commands that it was given, and how it says its zones are.
     commands: Option<Vec<Command>>,
     truth: Vec<(ZoneId, Snapshot)>,
+    /// Where it has states and pointers of its own, which outlive the process.
+    own: Option<Vec<Snapshot>>,
     /// Zones in which those that wait need not wait any more.
     abandoned: Vec<ZoneId>,
 }
@@ -105,6 +107,11 @@ impl TestVolume {
         let mut recovered = vec![Snapshot::EMPTY; geometry.zone_count() as usize];
         recovered[0] = Snapshot::CONVENTIONAL;
         Self::make(spec.capacity, Some(geometry), recovered, true)
+    }
+
+    /// From now on (before a device is made) `zone` is found in `state`.
+    pub fn find(&self, zone: u32, state: Snapshot) {
+        self.state.lock().unwrap().recovered[zone as usize] = state;
     }
 
     pub fn recovered(spec: GeometrySpec, recovered: Vec<Snapshot>) -> Arc<Self> {
@@ -153,6 +160,18 @@ impl TestVolume {
         for (zone, snapshot) in std::mem::take(&mut state.recorded) {
             state.recovered[zone.0 as usize] = snapshot;
         }
+        if let Some(own) = state.own.clone() {
+            state.recovered = own;
+        }
+    }
+
+    /// From now on (before a device is made) this has zones as a disk of the host has them: it moves its
+    /// pointers itself, also over a part of a write, refuses writes elsewhere, and carries commands out. What
+    /// it is told of states is forgotten.
+    pub fn have_zones(&self) {
+        self.run_commands();
+        let mut state = self.state.lock().unwrap();
+        state.own = Some(state.recovered.clone());
     }
 
     /// From now on operations wait for [`finish`](Self::finish).
@@ -244,20 +263,68 @@ impl TestVolume {
                 done.buffers = Some(buffers);
             }
             Op::Write(buffers) => {
-                let to = from + buffers.len() as usize;
-                buffers.read(0, &mut state.bytes[from..to]).unwrap();
+                let mut bytes = vec![0; buffers.len() as usize];
+                buffers.read(0, &mut bytes).unwrap();
+                drop(state);
+                done.result = self.put(io.at, &bytes);
                 done.buffers = Some(buffers);
             }
-            Op::Zero { sectors, .. } | Op::Discard { sectors } => {
+            Op::Zero { sectors, .. } => {
+                drop(state);
+                done.result = self.put(io.at, &vec![0; sectors.0 as usize * 512]);
+            }
+            Op::Discard { sectors } => {
                 state.bytes[from..from + sectors.0 as usize * 512].fill(0);
             }
             Op::Flush => state.flushes += 1,
             Op::Command(command) => match &mut state.commands {
-                Some(commands) => commands.push(command),
+                Some(commands) => {
+                    commands.push(command);
+                    self.carry_out(&mut state, command);
+                }
                 None => panic!("{command:?} is not for a medium without zones"),
             },
         }
         done
+    }
+
+    /// Writes `bytes`; a medium with zones of its own half of them first, and only at its pointer.
+    fn put(&self, at: Sector, bytes: &[u8]) -> Result<(), Failure> {
+        let half = bytes.len() / 2 / 4096 * 4096;
+        let (mut at, geometry) = (at, self.shape.geometry);
+        for part in [&bytes[..half], &bytes[half..]] {
+            let mut state = self.state.lock().unwrap();
+            let zone = geometry.and_then(|g| g.zone_of(at));
+            let sequential = |zone: &ZoneId| {
+                geometry.unwrap().zone_type(*zone) == zvb_wire::ZoneType::SequentialRequired
+            };
+            let end = Sector(at.0 + part.len() as u64 / 512);
+            if let (Some(own), Some(zone)) = (&mut state.own, zone.filter(sequential)) {
+                let (start, own) = (geometry.unwrap().start(zone), &mut own[zone.0 as usize]);
+                if at.0 != start.0 + own.written().0 {
+                    return Err(Failure::Medium(io::Error::other("not at the pointer")));
+                }
+                *own = Snapshot::new(Condition::Closed, Sector(end.0 - start.0));
+            }
+            state.bytes[at.0 as usize * 512..end.0 as usize * 512].copy_from_slice(part);
+            at = end;
+            drop(state);
+            if half > 0 {
+                burn();
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&self, state: &mut State, command: Command) {
+        let (Some(own), Some(geometry)) = (&mut state.own, self.shape.geometry) else { return };
+        let full = |zone| Snapshot::new(Condition::Full, geometry.capacity(zone));
+        match command {
+            Command::Zone(Manage::Reset, zone) => own[zone.0 as usize] = Snapshot::EMPTY,
+            Command::Zone(Manage::Finish, zone) => own[zone.0 as usize] = full(zone),
+            Command::Zone(..) => {}
+            Command::ResetAll => own[1..].fill(Snapshot::EMPTY),
+        }
     }
 }
 
@@ -421,6 +488,7 @@ const BYTES: usize = 0x80_0000;
 /// One queue, from the guest's side.
 pub struct Guest {
     pub lane: Lane,
+    index: u16,
     memory: Rc<HeapMemory>,
     config: QueueConfig,
     next_descriptor: u16,
@@ -463,7 +531,16 @@ impl Guest {
         };
         let queue = DeviceQueue::new(memory.clone() as Rc<dyn GuestMemory>, config).unwrap();
         let lane = session.lane(index, queue, Arc::new(NoWake)).unwrap();
-        Self { lane, memory, config, next_descriptor: 0, next_data: DATA, available: 0, seen: 0 }
+        Self {
+            lane,
+            index,
+            memory,
+            config,
+            next_descriptor: 0,
+            next_data: DATA,
+            available: 0,
+            seen: 0,
+        }
     }
 
     /// The same guest, its queue served by another process: what was taken and not answered is `unanswered`,
@@ -477,7 +554,7 @@ impl Guest {
         let next_used = self.used_index();
         let next_available = next_used.wrapping_add(unanswered.len() as u16);
         let config = QueueConfig { next_available, next_used, ..self.config };
-        let Self { lane, memory, next_descriptor, next_data, available, seen, .. } = self;
+        let Self { lane, index, memory, next_descriptor, next_data, available, seen, .. } = self;
         // The other process is gone, with requests in flight: which a lane minds, but in a panic.
         let gone = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _lane = lane;
@@ -486,8 +563,8 @@ impl Guest {
         assert!(gone.is_err());
         let mut queue = DeviceQueue::new(memory.clone() as Rc<dyn GuestMemory>, config).unwrap();
         queue.remember(ledger, unanswered);
-        let lane = session.lane(0, queue, Arc::new(NoWake)).unwrap();
-        Self { lane, memory, config, next_descriptor, next_data, available, seen }
+        let lane = session.lane(index, queue, Arc::new(NoWake)).unwrap();
+        Self { lane, index, memory, config, next_descriptor, next_data, available, seen }
     }
 
     /// How many chains were ever answered.

@@ -344,6 +344,8 @@ impl Session {
                 }
             }
         }
+        // What one writes another would take for its own, had it not looked before.
+        self.queues.iter_mut().filter_map(|queue| queue.worker.as_mut()).for_each(Worker::go);
         answer
     }
 
