@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -42,21 +43,46 @@ impl Record {
     }
 
     fn claim_in(folder: &Path, name: &str) -> anyhow::Result<Option<Self>> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let denied = |error: &io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied => " (only root may: try sudo)",
+            _ => "",
+        };
+        fs::create_dir_all(folder).map_err(|error| {
+            let context = format!("cannot make {}{}", folder.display(), denied(&error));
+            anyhow::Error::new(error).context(context)
+        })?;
         let path = path_in(folder, name);
-        let context = || format!("cannot use {}", path.display());
         let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(context)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { file, path })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(errno).with_context(context),
+        options.read(true).write(true).create(true).truncate(false);
+        loop {
+            let file = options.open(&path).map_err(|error| {
+                let context = format!("cannot use {}{}", path.display(), denied(&error));
+                anyhow::Error::new(error).context(context)
+            })?;
+            let context = || format!("cannot use {}", path.display());
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(errno).with_context(context),
+            }
+            // Who had it may have removed it before it let go: then the lock is of a file that nobody finds.
+            let ours = file.metadata().with_context(context)?;
+            if fs::metadata(&path).is_ok_and(|found| found.ino() == ours.ino()) {
+                return Ok(Some(Self { file, path }));
+            }
+        }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Nothing came of it: a file in which nothing was written is none.
+    pub(crate) fn forget_unwritten(&self) {
+        if self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            // What is left behind is found to be of nobody.
+            let _ = fs::remove_file(&self.path);
         }
     }
 
@@ -80,7 +106,11 @@ impl Record {
 
 /// What is written of the disk `name`, whoever serves it.
 pub(crate) fn find(name: &str) -> Option<Attached> {
-    let text = fs::read_to_string(path_in(Path::new(FOLDER), name)).ok()?;
+    find_in(Path::new(FOLDER), name)
+}
+
+fn find_in(folder: &Path, name: &str) -> Option<Attached> {
+    let text = fs::read_to_string(path_in(folder, name)).ok()?;
     serde_json::from_str(&text).ok()
 }
 
@@ -93,7 +123,8 @@ fn names_in(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        names.extend(name.strip_suffix(SUFFIX).map(str::to_owned));
+        let name = name.strip_suffix(SUFFIX).filter(|name| find_in(folder, name).is_some());
+        names.extend(name.map(str::to_owned));
     }
     names.sort();
     Ok(names)
@@ -132,8 +163,15 @@ mod tests {
         let next = Record::claim_in(folder, "d").unwrap().unwrap();
         let text = fs::read_to_string(path_in(folder, "d")).unwrap();
         assert_eq!(serde_json::from_str::<Attached>(&text).unwrap(), attached);
-        assert_eq!(names_in(folder).unwrap(), ["d", "e"]);
+        // Of e nothing was written.
+        assert_eq!(names_in(folder).unwrap(), ["d"]);
+        next.forget_unwritten();
+        assert_eq!(names_in(folder).unwrap(), ["d"]);
+        let unwritten = Record::claim_in(folder, "e").unwrap().unwrap();
+        unwritten.forget_unwritten();
+        assert!(!unwritten.path().exists());
         next.remove();
-        assert_eq!(names_in(folder).unwrap(), ["e"]);
+        assert!(names_in(folder).unwrap().is_empty());
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
     }
 }

@@ -1,5 +1,6 @@
-//! Drops what a server does not need once its image and socket are open, so that a guest that takes it over
-//! gets the disk that it has already, and nothing else of the host.
+//! Drops what a server does not need once its image and socket (or, where the host's own kernel gets the disk, the
+//! kernel's device) are open, so that a guest that takes it over gets the disk that it has already, and nothing
+//! else of the host.
 //!
 //! Two walls, each through a kept crate: a *seccomp* filter, which lets only the system calls of the data
 //! path and of sessions through (all others fail with EPERM), for every thread; and *Landlock*, which takes
@@ -25,10 +26,10 @@ use seccompiler::{
 /// What must still be possible.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
-    /// The folders of sockets, which are removed at the end.
-    pub socket_folders: Vec<PathBuf>,
-    /// Requests (ioctl) to a disk of the host's, by their numbers.
-    pub disk_requests: &'static [u32],
+    /// The folders of what is removed at the end: sockets, say.
+    pub folders: Vec<PathBuf>,
+    /// Requests (ioctl) to devices of the host, by their numbers.
+    pub requests: Vec<u32>,
 }
 
 /// What stands now.
@@ -74,7 +75,7 @@ pub fn threads() -> Option<usize> {
 /// thread is started.
 pub fn confine(needs: &Needs) -> Result<Walls, SandboxError> {
     let file_system = confine_files(needs)?;
-    for filter in [no_clone3(), filter(needs.disk_requests)] {
+    for filter in [no_clone3(), filter(&needs.requests)] {
         let filter = filter.map_err(SandboxError::Filter)?;
         seccompiler::apply_filter_all_threads(&filter).map_err(SandboxError::Seccomp)?;
     }
@@ -91,7 +92,7 @@ fn confine_files(needs: &Needs) -> Result<bool, SandboxError> {
         .and_then(Ruleset::create)
         .map_err(SandboxError::Landlock)?;
     let mut ruleset = ruleset;
-    for path in &needs.socket_folders {
+    for path in &needs.folders {
         let folder = PathFd::new(path)
             .map_err(|source| SandboxError::Folder { path: path.clone(), source })?;
         ruleset = ruleset
@@ -205,7 +206,7 @@ fn no_clone3() -> Result<BpfProgram, seccompiler::BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, absent, arch)?.try_into()
 }
 
-fn filter(disk_requests: &[u32]) -> Result<BpfProgram, seccompiler::BackendError> {
+fn filter(requests: &[u32]) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: Vec<(i64, Vec<SeccompRule>)> =
         ALLOWED.iter().chain(ALLOWED_OLDER).map(|call| (*call, Vec::new())).collect();
     // A thread, never a process; and of a terminal only what it looks like, of a disk what it serves.
@@ -218,7 +219,7 @@ fn filter(disk_requests: &[u32]) -> Result<BpfProgram, seccompiler::BackendError
     rules.push((libc::SYS_clone, vec![SeccompRule::new(vec![thread])?]));
     let requests = [libc::TCGETS, libc::TIOCGWINSZ]
         .into_iter()
-        .chain(disk_requests.iter().map(|request| u64::from(*request)))
+        .chain(requests.iter().map(|request| u64::from(*request)))
         .map(|request| {
             let same =
                 SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?;
@@ -249,14 +250,21 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};
+    use std::os::fd::AsFd;
     use std::process::Command;
+
+    /// How the kernel refuses `request` to `file`.
+    fn refusal(file: &File, request: u32) -> Option<i32> {
+        crate::sys::vduse::refusal(file.as_fd(), request)
+    }
 
     const CHILD: &str = "ZVB_TEST_SANDBOX_FOLDER";
 
     /// Runs in a process of its own, which the test below starts: there is no way back out.
     fn in_the_child(folder: &std::path::Path) {
         let mut open = File::options().read(true).write(true).open(folder.join("disk")).unwrap();
-        let needs = Needs { socket_folders: vec![folder.to_owned()], ..Needs::default() };
+        let needs =
+            Needs { folders: vec![folder.to_owned()], requests: crate::vduse::REQUESTS.to_vec() };
         let walls = confine(&needs).unwrap();
         assert!(walls.system_calls);
 
@@ -275,6 +283,13 @@ mod tests {
             assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err());
             assert!(Command::new("true").status().is_err());
             assert!(io_uring::IoUring::new(4).is_err());
+            // What a VDUSE device is asked for gets as far as the file, which is none; all else does not.
+            for request in crate::vduse::REQUESTS {
+                assert_eq!(refusal(&open, *request), Some(libc::ENOTTY), "{request:#x}");
+            }
+            for request in [libc::FIONREAD as u32, 0x4150_8102, 0x4100_8103, 0x4020_8114] {
+                assert_eq!(refusal(&open, request), Some(libc::EPERM), "{request:#x}");
+            }
         };
         gone();
         std::thread::scope(|s| s.spawn(gone).join().unwrap());

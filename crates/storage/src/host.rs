@@ -22,6 +22,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, fstat, major, minor, open};
 use rustix::io::Errno;
@@ -125,6 +127,10 @@ pub enum HostError {
     },
 }
 
+/// How long whoever has the disk may take to let go of it.
+const LET_GO: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How a host's disk is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HostOptions {
@@ -175,11 +181,19 @@ impl fmt::Debug for HostDisk {
 
 impl HostDisk {
     /// Opens the block device at `path`, which nobody else may use: what is mounted, or opened in this way by
-    /// another process, is refused. Zones that somebody left open are closed.
+    /// another process, is refused after 2 seconds. Zones that somebody left open are closed; of a disk that is
+    /// opened read-only they stay what they are.
     pub fn open(path: &Path, options: &HostOptions) -> Result<Self, HostError> {
         let access = if options.read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let flags = access | OFlags::EXCL | OFlags::DIRECT;
-        let (file, shape, mut zones) = look(path, flags, options.read_only)?;
+        let begun = Instant::now();
+        let (file, shape, mut zones) = loop {
+            match look(path, flags, options.read_only) {
+                // A process that was killed has it until the I/O that it had begun is over.
+                Err(HostError::InUse { .. }) if begun.elapsed() < LET_GO => sleep(LOOK_AGAIN),
+                looked => break looked?,
+            }
+        };
         if !options.read_only
             && let Some(geometry) = &shape.geometry
         {

@@ -59,7 +59,7 @@ pub trait Volume: Send + Sync + fmt::Debug {
 
     /// True when the medium has zones of its own and carries commands to them out itself: each is given to
     /// an engine, as [`Op::Command`], before its effect is recorded. False (an image, memory) when
-    /// recording is all there is to do.
+    /// recording is all there is to do. Of such a medium that is read-only, zones stay open that are.
     fn runs_commands(&self) -> bool {
         false
     }

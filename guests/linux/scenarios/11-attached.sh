@@ -18,6 +18,27 @@ attached() (
 
 scenario() {
     local file
+    echo "-- what can not be, and why"
+    { echo "$prologue"; cat <<'EOS'; } | inside
+fails zvb attach mem:64M
+grep -q "load the module (modprobe vduse)" /tmp/fails
+modprobe -a vduse virtio_vdpa
+fails zvb attach mem:64M --name a/b
+grep -q "is no name for a disk" /tmp/fails
+fails setpriv --reuid 65534 --clear-groups zvb attach mem:64M
+grep -q "only root may" /tmp/fails
+fails zvb attach /tmp/nothing.zvb
+grep -q "nothing.zvb" /tmp/fails
+fails zvb detach disk
+grep -q "no disk is attached as disk; nothing is" /tmp/fails
+equal "what is written down" "$(ls /run/zvb)" ""
+modprobe -r virtio_vdpa
+fails zvb attach mem:64M
+grep -q "modprobe virtio_vdpa" /tmp/fails
+equal "what was refused is gone" "$(ls /dev/vduse)$(ls /run/zvb)" control
+modprobe virtio_vdpa
+EOS
+
     for file in "$here"/scenarios/0[1-5]-*.sh; do
         echo "-- $(basename "$file")"
         (attached "$file")
@@ -35,11 +56,86 @@ equal "devices" "$(ls /dev/vduse | paste -sd' ')" "control disk other"
 kill "$other"
 wait "$other"
 equal "devices" "$(ls /dev/vduse | paste -sd' ')" "control disk"
+fails zvb detach nobody
+grep -q "there are: disk" /tmp/fails
 zvb create /tmp/odd.zvb --size 60M --zone-size 3M --force --quiet
 fails zvb attach /tmp/odd.zvb
 grep -q "power of two" /tmp/fails
 equal "what was refused is gone" "$(ls /dev/vduse | paste -sd' ')" "control disk"
 detach
+EOS
+
+    echo "-- confined"
+    { echo "$prologue"; cat <<'EOS'; } | inside
+# walled PID HOW: every thread of the process has a filter of system calls (2), or none (0).
+walled() {
+    local task threads=0
+    for task in /proc/"$1"/task/*/status; do
+        equal "$task" "$(awk '/^Seccomp:/ { print $2 }' "$task")" "$2"
+        threads=$((threads + 1))
+    done
+    echo "$threads threads, filter $2"
+    [ "$threads" -ge 2 ]
+}
+attach --size 64M --zone-size 4M
+dd if=/dev/urandom of="$disk" bs=64k count=8 oflag=direct 2>/dev/null
+walled "$server" 2
+equal "no new privileges" "$(awk '/^NoNewPrivs:/ { print $2 }' /proc/"$server"/status)" 1
+# Killed, and taken over: as confined as before.
+killed
+dd if=/dev/urandom of="$disk" bs=64k count=8 seek=8 oflag=direct 2>/dev/null
+walled "$server" 2
+detach
+zvb attach mem:64M --name open --no-sandbox >/tmp/open.out 2>&1 &
+open=$!
+while ! grep -q Attached /tmp/open.out; do kill -0 "$open"; sleep 0.1; done
+walled "$open" 0
+kill "$open"
+wait "$open"
+
+# With force, whoever uses it gets errors.
+modprobe ext4
+zvb attach mem:64M --model none --name plain >/tmp/plain.out 2>&1 &
+plain=$!
+while ! grep -q Attached /tmp/plain.out; do kill -0 "$plain"; sleep 0.1; done
+disk=$(sed -n 's/^Attached as \([^;]*\);.*/\1/p' /tmp/plain.out)
+mkfs.ext4 -q "$disk"
+mkdir -p /tmp/plain
+mount "$disk" /tmp/plain
+fails zvb detach plain
+grep -q "is in use" /tmp/fails
+zvb detach plain --force --quiet
+wait "$plain"
+fails dd if=/dev/zero of=/tmp/plain/file bs=1M count=4 conv=fsync
+umount -l /tmp/plain
+equal "the device" "$(ls /dev/vduse)" control
+EOS
+
+    echo "-- signals on the way"
+    { echo "$prologue"; cat <<'EOS'; } | inside 400
+zvb create /tmp/attached.zvb --size 64M --zone-size 4M --force --quiet
+image=/tmp/attached.zvb
+for delay in 0 0.05 0.1 0.15 0.2 0.3 0.5; do
+    zvb attach "$image" --name disk >/tmp/early.out 2>&1 &
+    early=$!
+    sleep "$delay"
+    kill "$early"
+    wait "$early" && status=0 || status=$?
+    case $status in 0 | 143) ;; *) cat /tmp/early.out; exit 1 ;; esac
+    equal "left after a signal at $delay s" "$(ls /dev/vduse)" control
+done
+for delay in 0.05 0.1 0.15 0.2 0.3 0.5; do
+    zvb attach "$image" --name disk >/tmp/early.out 2>&1 &
+    early=$!
+    sleep "$delay"
+    kill -9 "$early"
+    wait "$early" 2>/dev/null || true
+    start
+    blkzone report "$disk" >/dev/null
+    zvb detach disk --quiet
+    wait "$server"
+    equal "left after a kill at $delay s" "$(ls /dev/vduse)$(ls /run/zvb)" control
+done
 EOS
 
     echo "-- fio, while the server is killed"

@@ -44,6 +44,10 @@ pub(crate) struct AttachArgs {
     #[arg(long)]
     pub(crate) secure_erase: bool,
 
+    /// Keep what the server does not need (files, sockets, processes) within its reach
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
+
     /// Say more on standard error
     #[arg(long, short)]
     pub(crate) verbose: bool,

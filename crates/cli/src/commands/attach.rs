@@ -8,9 +8,9 @@ use serde_json::json;
 use zvb_device::{Device, DeviceOptions};
 use zvb_host::control::Controlled;
 use zvb_host::server::{Level, Log, LogObserver, Shutdown};
-use zvb_host::vduse::{AttachOptions, Attachment, Outcome, TRANSPORT};
+use zvb_host::vduse::{self, AttachOptions, Attachment, Outcome, Outside, TRANSPORT};
 
-use super::serve::Stderr;
+use super::serve::{Stderr, confine};
 use crate::args::attach::AttachArgs;
 use crate::attached::{Attached, FOLDER, Record};
 use crate::control::desk;
@@ -43,18 +43,23 @@ pub(super) fn serve(
     let _waiting;
     let source = Source::parse(&args.disk, &args.source)?;
     let name = args.name.clone().unwrap_or_else(|| default_name(&source));
-    let Some(mut record) = Record::claim(&name)? else {
+    // Before anything is opened or written: whether it can be done at all.
+    vduse::check(&name)?;
+    // While this process has one thread, and nothing that another should not have.
+    let outside = Outside::start(&name).context("cannot start another process")?;
+    let Some(record) = Record::claim(&name)? else {
         bail!("{name} is attached already, by another process; use another --name");
     };
-    let mut attached = Attached {
+    let attached = Attached {
         name: name.clone(),
         pid: std::process::id().cast_signed(),
         source: absolute(&args.disk, &source),
         command: std::env::args().collect(),
         disk: None,
     };
+    let mut entry = Entry { record, attached };
     let control = args.control.as_deref().map(desk::bind).transpose()?;
-    let volume = source.open(&args.source, log)?;
+    let volume = source.open(&args.source, log).inspect_err(|_| entry.record.forget_unwritten())?;
     let options = DeviceOptions {
         queues: args.queues.get(),
         secure_erase: args.secure_erase,
@@ -63,9 +68,9 @@ pub(super) fn serve(
         observer: Arc::new(LogObserver::new(Arc::clone(log))),
         ..DeviceOptions::default()
     };
-    let device = Device::new(Arc::clone(&volume), options).context("cannot make a device of it")?;
-    let controlled = control.map(|control| desk::start(control, &device, &end.shutdown, log));
-    let controlled = controlled.transpose()?;
+    let device = Device::new(Arc::clone(&volume), options)
+        .inspect_err(|_| entry.record.forget_unwritten())
+        .context("cannot make a device of it")?;
     let options = AttachOptions {
         folder: FOLDER.into(),
         // A disk in memory was gone with the process that served it.
@@ -73,53 +78,94 @@ pub(super) fn serve(
         force: end.force,
         log: Arc::clone(log),
     };
-    let served = with_kernel(&device, &end.shutdown, options, &mut attached, &mut record, ready);
+    let requests = [source.requests(), vduse::REQUESTS].concat();
+    let served = make(&mut entry, &device, outside, options).and_then(|attachment| {
+        let confined = || {
+            if !args.no_sandbox {
+                let prepared = volume.prepare(device.queues(), device.max_queue_size().into());
+                prepared.context("cannot serve with this --engine")?;
+                confine(&[Some(entry.record.path()), args.control.as_deref()], requests, log)?;
+            }
+            // Its threads are confined, too.
+            control.map(|control| desk::start(control, &device, &end.shutdown, log)).transpose()
+        };
+        let controlled = match confined() {
+            Ok(controlled) => controlled,
+            Err(error) => {
+                attachment.give_up();
+                return Err(error);
+            }
+        };
+        let served = attachment.serve(&device, &end.shutdown, |disk| entry.ready(disk, log, ready));
+        Ok((served, controlled))
+    });
+    let (served, controlled) = match served {
+        Ok((served, controlled)) => (served.map_err(Into::into), controlled),
+        Err(error) => (Err(error), None),
+    };
     // Nobody changes the disk any more.
     _waiting = controlled.map(Controlled::stop);
     drop(device);
     // The image is left in order also when the kernel was not.
     let closed = volume.close().context("the disk could not be left in order");
-    match served? {
-        Outcome::Left(disk) => {
+    match served {
+        Ok(Outcome::Left(disk)) => {
             let disk = disk.display();
             output::log(format_args!(
                 "{disk} is in use, and stays: what it is asked for waits until the same command is given again"
             ));
         }
-        _ => {
-            record.remove();
+        Ok(_) => {
+            entry.record.remove();
             if closed.is_ok() {
                 log.log(Level::Info, format_args!("{name} is detached, and left in order"));
             }
+        }
+        Err(error) => {
+            // A disk that stays in the kernel is found by this.
+            if vduse::exists(&name) {
+                entry.record.forget_unwritten();
+            } else {
+                entry.record.remove();
+            }
+            return Err(error);
         }
     }
     closed
 }
 
-/// Gives the device to the kernel until `shutdown`.
-fn with_kernel(
-    device: &Arc<Device>,
-    shutdown: &Shutdown,
-    options: AttachOptions,
-    attached: &mut Attached,
-    record: &mut Record,
-    ready: impl FnOnce(&Attached, &Path),
-) -> anyhow::Result<Outcome> {
-    let log = Arc::clone(&options.log);
-    let attachment = Attachment::new(&attached.name, device, options)?;
-    if attachment.is_taken_over() {
-        let name = &attached.name;
-        log.log(Level::Info, format_args!("{name} was left in the kernel, and is gone on with"));
-    }
-    record.write(attached)?;
-    let outcome = attachment.serve(device, shutdown, |disk| {
-        attached.disk = Some(disk.to_owned());
-        if let Err(error) = record.write(attached) {
+/// What is written of the disk, and where.
+struct Entry {
+    record: Record,
+    attached: Attached,
+}
+
+impl Entry {
+    /// The disk is there. The server goes on when nobody listens.
+    fn ready(&mut self, disk: &Path, log: &Arc<dyn Log>, ready: impl FnOnce(&Attached, &Path)) {
+        self.attached.disk = Some(disk.to_owned());
+        if let Err(error) = self.record.write(&self.attached) {
             log.log(Level::Warn, format_args!("{error:#}: `zvb detach` will not find the disk"));
         }
-        ready(attached, disk);
-    })?;
-    Ok(outcome)
+        ready(&self.attached, disk);
+    }
+}
+
+/// Makes the kernel's device, or takes one over.
+fn make(
+    entry: &mut Entry,
+    device: &Arc<Device>,
+    outside: Outside,
+    options: AttachOptions,
+) -> anyhow::Result<Attachment> {
+    let log = Arc::clone(&options.log);
+    let name = &entry.attached.name;
+    let attachment = Attachment::new(name, device, outside, options)?;
+    if attachment.is_taken_over() {
+        log.log(Level::Info, format_args!("{name} was left in the kernel, and is gone on with"));
+    }
+    entry.record.write(&entry.attached)?;
+    Ok(attachment)
 }
 
 /// What a disk is called when nobody says.

@@ -25,11 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) fn run(args: &DetachArgs) -> anyhow::Result<()> {
     let name = &args.name;
     let Some(attached) = attached::find(name) else {
-        let others = attached::names();
-        match others.is_empty() {
-            true => bail!("no disk is attached as {name}, and none as anything else"),
-            false => bail!("no disk is attached as {name}; there are: {}", others.join(", ")),
-        }
+        bail!(not_ours(name, vduse::exists(name), &attached::names()));
     };
     if !args.force {
         refuse_in_use(&attached)?;
@@ -47,6 +43,21 @@ pub(super) fn run(args: &DetachArgs) -> anyhow::Result<()> {
         output::say(format_args!("{name} is detached"))?;
     }
     Ok(())
+}
+
+/// Why there is nothing to take back.
+fn not_ours(name: &str, exists: bool, ours: &[String]) -> String {
+    let ours = match ours {
+        [] => "nothing is".to_owned(),
+        ours => format!("there are: {}", ours.join(", ")),
+    };
+    if exists {
+        return format!(
+            "{name} is on the kernel's vdpa bus, but `zvb attach` did not put it there ({ours}); whoever did takes \
+             it back (iproute2: vdpa dev del {name})"
+        );
+    }
+    format!("no disk is attached as {name}; {ours}")
 }
 
 fn refuse_in_use(attached: &Attached) -> anyhow::Result<()> {
@@ -76,7 +87,10 @@ fn ask_to_end(attached: &Attached, force: bool) -> anyhow::Result<()> {
     let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
     let ended = poll(&mut fds, Some(&patience)).with_context(context)?;
     if ended == 0 {
-        bail!("the process that serves {name} ({pid}) does not end");
+        bail!(
+            "the process that serves {name} ({pid}) does not end; end it with kill -9 {pid}, and give this command \
+             again"
+        );
     }
     if vduse::exists(name) {
         bail!(
@@ -91,7 +105,10 @@ fn take_over(attached: &Attached) -> anyhow::Result<()> {
     let name = &attached.name;
     let command = Cli::try_parse_from(&attached.command).ok().map(|cli| cli.command);
     let Some(Command::Attach(mut before)) = command else {
-        bail!("nobody serves {name} any more, and it is not known how it was attached");
+        bail!(
+            "nobody serves {name} any more, and it is not known how it was attached; give the `zvb attach` command \
+             again, with --name {name}, and then this one"
+        );
     };
     // From whatever folder it was, and without its way to make it fail.
     before.disk = attached.source.clone();
@@ -102,4 +119,18 @@ fn take_over(attached: &Attached) -> anyhow::Result<()> {
     shutdown.trigger();
     attach::serve(&before, &End { shutdown, force: true }, &log, |_, _| ())
         .with_context(|| format!("cannot take {name} back, which {} left", attached.pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_ours_is_told_apart() {
+        let one = ["disk".to_owned(), "other".to_owned()];
+        assert_eq!(not_ours("d", false, &[]), "no disk is attached as d; nothing is");
+        assert_eq!(not_ours("d", false, &one), "no disk is attached as d; there are: disk, other");
+        let foreign = not_ours("d", true, &one);
+        assert!(foreign.contains("did not put it there") && foreign.contains("vdpa dev del d"));
+    }
 }

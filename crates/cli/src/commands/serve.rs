@@ -51,7 +51,8 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     if !args.no_sandbox {
         let ready = volume.prepare(device.queues(), device.max_queue_size().into());
         ready.context("cannot serve with this --engine")?;
-        confine(&[socket.as_deref(), args.control.as_deref()], &source, &log)?;
+        let sockets = [socket.as_deref(), args.control.as_deref()];
+        confine(&sockets, source.requests().to_vec(), &log)?;
     }
     // Its threads are confined, too.
     let controlled = control.map(|control| desk::start(control, &device, &shutdown, &log));
@@ -70,11 +71,16 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     served.and(closed)
 }
 
-/// Everything is open that will ever be: gives the rest of the host away.
-fn confine(sockets: &[Option<&Path>], source: &Source, log: &Arc<dyn Log>) -> anyhow::Result<()> {
-    let sockets = sockets.iter().flatten().map(std::path::absolute);
-    let folders = sockets.filter_map(|socket| Some(socket.ok()?.parent()?.to_owned()));
-    let needs = Needs { socket_folders: folders.collect(), disk_requests: source.requests() };
+/// Everything is open that will ever be: gives the rest of the host away, but for removing `files`, and making
+/// `requests` to devices.
+pub(super) fn confine(
+    files: &[Option<&Path>],
+    requests: Vec<u32>,
+    log: &Arc<dyn Log>,
+) -> anyhow::Result<()> {
+    let files = files.iter().flatten().map(std::path::absolute);
+    let folders = files.filter_map(|file| Some(file.ok()?.parent()?.to_owned()));
+    let needs = Needs { folders: folders.collect(), requests };
     if let Some(threads @ 2..) = sandbox::threads() {
         let line =
             format_args!("{threads} threads run already: the file system is not taken from all");

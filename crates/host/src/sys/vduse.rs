@@ -76,3 +76,9 @@ pub(crate) fn iotlb_file(
         Err(error) => Err(error),
     }
 }
+
+/// How the kernel refuses `opcode` to `fd`, which is no device of VDUSE.
+#[cfg(test)]
+pub(crate) fn refusal(fd: BorrowedFd<'_>, opcode: Opcode) -> Option<i32> {
+    call(fd, opcode, &mut [0; 512]).err().and_then(|error| error.raw_os_error())
+}

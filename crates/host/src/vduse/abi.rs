@@ -44,6 +44,17 @@ pub(crate) const VQ_SETUP_KICKFD: Opcode = write::<QueueEvent>(VDUSE, 0x16);
 /// Tells the driver that chains were answered.
 pub(crate) const VQ_INJECT_IRQ: Opcode = write::<u32>(VDUSE, 0x17);
 
+/// The requests (ioctl) that are made to a device's file once a disk is being attached.
+pub const REQUESTS: &[u32] = &[
+    IOTLB_GET_FD,
+    DEV_GET_FEATURES,
+    DEV_SET_CONFIG,
+    DEV_INJECT_CONFIG_IRQ,
+    VQ_GET_INFO,
+    VQ_SETUP_KICKFD,
+    VQ_INJECT_IRQ,
+];
+
 /// `struct vduse_dev_config`, but for the configuration space behind it.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

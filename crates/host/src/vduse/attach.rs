@@ -4,8 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -13,12 +11,12 @@ use zerocopy::IntoBytes;
 use zvb_device::{Device, TransportFeatures};
 use zvb_wire::{DeviceStatus, Features};
 
-use super::errand::Errand;
 use super::ledger::LedgerFile;
 use super::netlink::{Bus, BusError};
+use super::outside::{Outside, Wish};
 use super::port::{Control, KernelPort, Port};
 use super::session::{Session, TakeOverError};
-use super::sysfs::{BusDevice, Progress, is_in_use};
+use super::sysfs::BusDevice;
 use crate::server::Shutdown;
 use crate::server::log::{Level, Log, RateLimited};
 
@@ -31,11 +29,8 @@ pub const TRANSPORT: TransportFeatures = TransportFeatures {
 
 /// Where the kernel's devices are.
 const FOLDER: &str = "/dev/vduse";
-
-/// How long the kernel's drivers may take.
-const VIRTIO_TIME: Duration = Duration::from_secs(1);
-const DISK_TIME: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Where they are made.
+pub(super) const CONTROL: &str = "/dev/vduse/control";
 
 /// Why a disk can not be attached, or not be served any more.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +48,7 @@ pub enum AttachError {
     )]
     NoModule,
     /// Only root may.
-    #[error("attaching a disk to this host's kernel needs root")]
+    #[error("only root may attach disks to this host's kernel and take them back (try sudo)")]
     Permission(#[source] io::Error),
     /// The control file is of no use.
     #[error("cannot use {FOLDER}/control")]
@@ -61,6 +56,11 @@ pub enum AttachError {
     /// There is a device of this name, and somebody serves it.
     #[error("{0} is attached already, and another process serves it; use another name")]
     Taken(String),
+    /// There is a device of this name that has nothing to do with VDUSE.
+    #[error(
+        "a device {0} that is none of ours is on the kernel's vdpa bus already; use another name"
+    )]
+    Foreign(String),
     /// There is a device of this name that nobody serves, with a driver on it.
     #[error(
         "{0} is attached already, though nobody serves it any more; `zvb detach {0}` takes it away"
@@ -127,6 +127,11 @@ pub enum AttachError {
         "the kernel's driver took the device and made no disk of it; see what the kernel says (dmesg)"
     )]
     NoDisk,
+    /// There is a disk, and no file for it.
+    #[error(
+        "the kernel has the disk, and {0} is not there: is devtmpfs mounted on /dev (in a container, the host's)?"
+    )]
+    NoNode(PathBuf),
     /// The kernel lost its patience, or a queue could not go on.
     #[error("the kernel has given the device up")]
     Broken,
@@ -136,8 +141,8 @@ pub enum AttachError {
     /// No room for a thread or a descriptor.
     #[error("the host has no room for another disk")]
     Host(#[source] io::Error),
-    /// A thread of ours died.
-    #[error("a thread failed")]
+    /// The process of ours that talks to the kernel's bus died.
+    #[error("the process that puts the disk on the kernel's bus and takes it off is gone")]
     Died,
 }
 
@@ -167,13 +172,12 @@ pub struct AttachOptions {
 /// A device in the kernel, ours to serve.
 pub struct Attachment {
     name: String,
-    control: Control,
     port: Arc<KernelPort>,
     ledger: Arc<LedgerFile>,
     /// What the driver had set when it was taken over from a dead process.
     taken_over: Option<DeviceStatus>,
     on_bus: BusDevice,
-    bus: Bus,
+    outside: Outside,
     options: AttachOptions,
 }
 
@@ -185,14 +189,18 @@ impl std::fmt::Debug for Attachment {
 
 impl Attachment {
     /// Makes `device` known to the kernel as `name`, where no driver sees it yet; or takes a device of that name
-    /// over. The device must have been made with [`TRANSPORT`].
+    /// over. The device must have been made with [`TRANSPORT`], and `outside` for `name`.
+    ///
+    /// Afterwards nothing needs to be opened any more, nor asked of the kernel but by requests to open files
+    /// ([`REQUESTS`](super::REQUESTS)): the process may confine itself.
     pub fn new(
         name: &str,
         device: &Arc<Device>,
+        outside: Outside,
         options: AttachOptions,
     ) -> Result<Self, AttachError> {
         check_name(name)?;
-        let control = Control::open(&Path::new(FOLDER).join("control")).map_err(control_error)?;
+        let control = Control::open(Path::new(CONTROL)).map_err(control_error)?;
         let mut bus = Bus::open()?;
         let on_bus = BusDevice::new(name);
         let path = Path::new(FOLDER).join(name);
@@ -212,6 +220,10 @@ impl Attachment {
                     None => begin_anew(&control, &mut bus, &on_bus, name, device)?,
                 }
             }
+            Ok(()) if on_bus.exists() => {
+                let _ = control.destroy(name);
+                return Err(AttachError::Foreign(name.to_owned()));
+            }
             other => {
                 other.map_err(|source| AttachError::Create { name: name.to_owned(), source })?;
             }
@@ -224,12 +236,23 @@ impl Attachment {
             }
         })?;
         let (name, port) = (name.to_owned(), Arc::new(port));
-        Ok(Self { name, control, port, ledger, taken_over, on_bus, bus, options })
+        Ok(Self { name, port, ledger, taken_over, on_bus, outside, options })
     }
 
     /// True when a process that died served it before.
     pub fn is_taken_over(&self) -> bool {
         self.taken_over.is_some()
+    }
+
+    /// The device is not to be served after all. A new one is destroyed; one that was taken over stays as it was.
+    pub fn give_up(self) {
+        let Self { name, port, taken_over, outside, options, .. } = self;
+        drop(port);
+        if taken_over.is_none() {
+            // Why it is given up is what is told.
+            let _ = outside.ask(Wish::Destroy).and_then(|()| outside.answer());
+            let _ = std::fs::remove_file(ledger_path(&options.folder, &name));
+        }
     }
 
     /// Puts the device on the kernel's bus, tells `ready` of the disk that comes of it, and serves it until
@@ -240,7 +263,7 @@ impl Attachment {
         shutdown: &Shutdown,
         ready: impl FnOnce(&Path),
     ) -> Result<Outcome, AttachError> {
-        let Self { name, control, port, ledger, taken_over, on_bus, bus, options } = self;
+        let Self { name, port, ledger, taken_over, on_bus, outside, options } = self;
         let log: Arc<dyn Log> = Arc::new(RateLimited::new(options.log));
         let kernel = Arc::<KernelPort>::clone(&port);
         let mut session =
@@ -250,33 +273,20 @@ impl Attachment {
                 .take_over(status)
                 .map_err(|source| AttachError::TakeOver { name: name.clone(), source })?;
         }
-        let errand = Errand::start({
-            let (name, on_bus) = (name.clone(), on_bus.clone());
-            move || match taken_over {
-                Some(_) => (bus, wait_for_disk(&on_bus)),
-                None => attach(bus, &name, &on_bus),
-            }
-        });
-        let served = match errand {
-            Ok(errand) => {
-                let force = options.force;
-                let server =
-                    Server { session: &mut session, port: &port, name: &name, force, log: &*log };
-                server.run(errand, shutdown, ready)
-            }
-            Err(error) => Err(AttachError::Host(error)),
-        };
+        let (outside, force) = (&outside, options.force);
+        let mut server = Server { session: &mut session, port: &*port, outside, force, log: &*log };
+        let served = server.run(taken_over.is_some(), shutdown, ready);
         session.stop_all();
         drop(session);
         drop(port);
         if matches!(served, Ok(Outcome::Left(_))) || on_bus.exists() {
             return served;
         }
-        let destroyed = control.destroy(&name);
+        let destroyed = outside.ask(Wish::Destroy).and_then(|()| outside.answer());
         // What is left of it is of no use to anybody.
         let _ = std::fs::remove_file(ledger_path(&options.folder, &name));
         if served.is_ok() {
-            destroyed.map_err(|source| AttachError::Destroy { name, source })?;
+            destroyed?;
         }
         served
     }
@@ -343,7 +353,7 @@ fn check_name(name: &str) -> Result<(), AttachError> {
     }
 }
 
-fn is(error: &io::Error, errno: Errno) -> bool {
+pub(super) fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
 
@@ -356,55 +366,21 @@ fn control_error(error: io::Error) -> AttachError {
     }
 }
 
-/// Puts a device on the bus and waits for the disk. What can not become a disk is taken off again.
-fn attach(mut bus: Bus, name: &str, on_bus: &BusDevice) -> (Bus, Result<PathBuf, AttachError>) {
-    let added = bus.add(name).map_err(|error| match error {
-        BusError::Refused(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            AttachError::Permission(error)
-        }
-        other => other.into(),
-    });
-    let disk = added.and_then(|()| {
-        wait_for_disk(on_bus).inspect_err(|_| {
-            // Why there is no disk is what is told.
-            let _ = bus.delete(name);
-        })
-    });
-    (bus, disk)
-}
-
-fn wait_for_disk(on_bus: &BusDevice) -> Result<PathBuf, AttachError> {
-    let start = Instant::now();
-    loop {
-        let (time, why) = match on_bus.progress() {
-            Progress::Disk(disk) => {
-                let path = Path::new("/dev").join(disk.replace('!', "/"));
-                if path.exists() {
-                    return Ok(path);
-                }
-                (DISK_TIME, AttachError::NoDisk)
-            }
-            Progress::Absent => return Err(AttachError::Broken),
-            Progress::NoVirtio => (VIRTIO_TIME, AttachError::NoVirtio),
-            // It was asked already when the device came.
-            Progress::NoDriver if Path::new("/sys/bus/virtio/drivers/virtio_blk").exists() => {
-                (Duration::ZERO, AttachError::NoDriver)
-            }
-            Progress::NoDriver => (VIRTIO_TIME * 10, AttachError::NoDriver),
-            Progress::NoDisk => (DISK_TIME, AttachError::NoDisk),
-        };
-        if start.elapsed() >= time {
-            return Err(why);
-        }
-        thread::sleep(LOOK_EVERY);
-    }
+/// Finds out, before a disk is opened, that it can be attached as `name`: that the name is one, and that there
+/// is VDUSE for this user.
+pub fn check(name: &str) -> Result<(), AttachError> {
+    check_name(name)?;
+    Control::open(Path::new(CONTROL)).map(|_| ()).map_err(control_error)
 }
 
 /// Takes the device `name` off the kernel's bus, whoever uses it. Somebody must be serving it.
-pub fn delete(name: &str) -> Result<(), BusError> {
+pub fn delete(name: &str) -> Result<(), AttachError> {
     match Bus::open()?.delete(name) {
         Err(BusError::Refused(error)) if is(&error, Errno::NODEV) => Ok(()),
-        other => other,
+        Err(BusError::Refused(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(AttachError::Permission(error))
+        }
+        other => Ok(other?),
     }
 }
 
@@ -416,43 +392,41 @@ pub fn exists(name: &str) -> bool {
 /// Serves one device to its end.
 struct Server<'a> {
     session: &'a mut Session,
-    port: &'a KernelPort,
-    name: &'a str,
+    port: &'a dyn Port,
+    outside: &'a Outside,
     force: bool,
     log: &'a dyn Log,
 }
 
 impl Server<'_> {
     fn run(
-        mut self,
-        attaching: Errand<(Bus, Result<PathBuf, AttachError>)>,
+        &mut self,
+        taken_over: bool,
         shutdown: &Shutdown,
         ready: impl FnOnce(&Path),
     ) -> Result<Outcome, AttachError> {
-        self.serve_until(attaching.as_fd())?;
-        let (bus, disk) = attaching.result().ok_or(AttachError::Died)?;
-        let disk = disk?;
+        let disk = self.wish(if taken_over { Wish::Find } else { Wish::Attach })?;
+        let disk = PathBuf::from(disk);
         ready(&disk);
         self.serve_until(shutdown.as_fd())?;
-        match is_in_use(&disk) {
-            Ok(true) if !self.force => return Ok(Outcome::Left(disk)),
-            Ok(_) => {}
-            Err(error) => {
+        match self.wish(Wish::InUse)?.as_str() {
+            "0" => {}
+            "1" if self.force => {}
+            "1" => return Ok(Outcome::Left(disk)),
+            why => {
                 let disk = disk.display();
-                self.log
-                    .log(Level::Debug, format_args!("cannot tell if {disk} is in use: {error}"));
+                self.log.log(Level::Debug, format_args!("cannot tell if {disk} is in use: {why}"));
             }
         }
-        let name = self.name.to_owned();
-        let mut bus = bus;
-        let detaching = Errand::start(move || bus.delete(&name)).map_err(AttachError::Host)?;
-        self.serve_until(detaching.as_fd())?;
-        match detaching.result().ok_or(AttachError::Died)? {
-            // Somebody else took it off.
-            Err(BusError::Refused(error)) if is(&error, Errno::NODEV) => {}
-            other => other?,
-        }
+        self.wish(Wish::Detach)?;
         Ok(Outcome::Detached)
+    }
+
+    /// Has something done outside, and answers for the device meanwhile.
+    fn wish(&mut self, wish: Wish) -> Result<String, AttachError> {
+        self.outside.ask(wish)?;
+        self.serve_until(self.outside.as_fd())?;
+        self.outside.answer()
     }
 
     /// Answers for the device until `done` is readable.

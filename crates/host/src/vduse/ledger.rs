@@ -8,7 +8,7 @@
 //! stores here leaves what the next one can make sense of.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -63,8 +63,12 @@ impl LedgerFile {
             _ => {}
         }
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
-        file.set_len(Self::bytes(device))?;
+        let mut file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        // Written, so that a file system without room says so now, and not when the mapping is touched.
+        file.write_all(&vec![0; Self::count(device) * size_of::<u64>()]).inspect_err(|_| {
+            // It is of no use to anybody.
+            let _ = std::fs::remove_file(path);
+        })?;
         let this = Self::map(&file, device)?;
         for (index, value) in Subject::of(device).0.into_iter().enumerate() {
             this.word(index)?.store(value, Ordering::Relaxed);

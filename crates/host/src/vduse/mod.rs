@@ -8,18 +8,22 @@
 
 pub(crate) mod abi;
 mod attach;
-mod errand;
 mod iotlb;
 mod ledger;
 mod netlink;
+mod outside;
 mod port;
 mod session;
 mod sysfs;
 #[cfg(test)]
 mod tests;
 
-pub use attach::{AttachError, AttachOptions, Attachment, Outcome, TRANSPORT, delete, exists};
+pub use abi::REQUESTS;
+pub use attach::{
+    AttachError, AttachOptions, Attachment, Outcome, TRANSPORT, check, delete, exists,
+};
 pub use netlink::BusError;
+pub use outside::Outside;
 pub use session::TakeOverError;
 pub use sysfs::is_in_use;
 

@@ -207,7 +207,24 @@ mod tests {
         assert!(matches!(of(Errno::TOOMANYREFS), Failure::OpenLimit(_)));
         assert!(matches!(of(Errno::OVERFLOW), Failure::ActiveLimit(_)));
         assert!(matches!(of(Errno::OPNOTSUPP), Failure::Unsupported));
-        for errno in [Errno::IO, Errno::NODATA, Errno::REMOTEIO, Errno::NOSPC, Errno::NODEV] {
+        assert!(matches!(of(Errno::NOTTY), Failure::Unsupported));
+        // All others that Linux makes of a block layer's status (blk_errors), and of a disk that is gone.
+        for errno in [
+            Errno::IO,
+            Errno::TIMEDOUT,
+            Errno::NOSPC,
+            Errno::NOLINK,
+            Errno::REMOTEIO,
+            Errno::BADE,
+            Errno::NODATA,
+            Errno::ILSEQ,
+            Errno::NOMEM,
+            Errno::BUSY,
+            Errno::NODEV,
+            Errno::NXIO,
+            Errno::TIME,
+            Errno::INVAL,
+        ] {
             assert!(matches!(of(errno), Failure::Medium(_)), "{errno:?}");
         }
     }
