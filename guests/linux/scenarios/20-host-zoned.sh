@@ -2,7 +2,7 @@
 needs_in_guest "$zvb" "$here/guest/host-zoned"
 
 scenario() {
-    inside 400 <<'EOS'
+    inside 1200 <<'EOS'
 host-zoned
 EOS
 }
