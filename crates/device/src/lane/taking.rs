@@ -88,14 +88,15 @@ impl Lane {
     /// then could not be told from what had been. (A turn does it where it was not done.)
     pub fn resume(&mut self) {
         let rules = self.rules();
-        while self.queue.has_unanswered() {
-            let chain = match self.queue.pop() {
-                Ok(Some(chain)) => chain,
-                Ok(None) => return,
-                Err(why) => return self.retire(&why),
-            };
-            let taken = self.take(chain, &rules);
-            self.resumed.extend(taken);
+        while self.queue.has_unanswered() && !self.retired {
+            match self.queue.pop() {
+                Ok(Some(chain)) => {
+                    let taken = self.take(chain, &rules);
+                    self.resumed.extend(taken);
+                }
+                Ok(None) => break,
+                Err(why) => self.retire(&why),
+            }
         }
         let in_parts = self.session.device.runs_commands;
         let Some(table) = &self.session.device.table else { return };
@@ -112,7 +113,7 @@ impl Lane {
 
     /// Begins what was taken by [`resume`](Self::resume).
     pub(super) fn begin_resumed(&mut self) {
-        if self.queue.has_unanswered() {
+        if self.queue.has_unanswered() && !self.retired {
             self.resume();
         }
         for index in std::mem::take(&mut self.resumed) {
