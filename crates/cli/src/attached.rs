@@ -78,14 +78,6 @@ impl Record {
         &self.path
     }
 
-    /// Nothing came of it: a file in which nothing was written is none.
-    pub(crate) fn forget_unwritten(&self) {
-        if self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
-            // What is left behind is found to be of nobody.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-
     /// Writes what there is to know.
     pub(crate) fn write(&mut self, attached: &Attached) -> anyhow::Result<()> {
         let text = serde_json::to_string(attached).context("cannot put it into JSON")?;
@@ -98,9 +90,19 @@ impl Record {
     }
 
     /// The disk is not attached any more.
-    pub(crate) fn remove(self) {
+    pub(crate) fn remove(mut self) {
         // What is left behind is found to be of nobody.
-        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(std::mem::take(&mut self.path));
+    }
+}
+
+impl Drop for Record {
+    /// A file in which nothing was written, since nothing came of it, is none.
+    fn drop(&mut self) {
+        let unwritten = self.file.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        if unwritten && !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -165,11 +167,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Attached>(&text).unwrap(), attached);
         // Of e nothing was written.
         assert_eq!(names_in(folder).unwrap(), ["d"]);
-        next.forget_unwritten();
-        assert_eq!(names_in(folder).unwrap(), ["d"]);
-        let unwritten = Record::claim_in(folder, "e").unwrap().unwrap();
-        unwritten.forget_unwritten();
-        assert!(!unwritten.path().exists());
+        assert!(!path_in(folder, "e").exists());
         next.remove();
         assert!(names_in(folder).unwrap().is_empty());
         assert_eq!(fs::read_dir(folder).unwrap().count(), 0);

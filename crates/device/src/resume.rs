@@ -107,14 +107,14 @@ pub(crate) fn note_done(queue: &mut DeviceQueue, geometry: &Geometry, slot: &Slo
 }
 
 /// Finds out what of the request in `slot`, just taken, had happened by its note: leaves in the slot what is to
-/// be done still. True when the note says no more, and is to be forgotten. To be asked before anything is
-/// decided, by any queue; `in_parts`: the medium moves its pointers over parts of writes.
-pub(crate) fn resume(zones: &Zones, slot: &mut Slot, in_parts: bool) -> bool {
-    let Some(note) = Note::decode(slot.note) else { return false };
-    let holds = match (note, slot.request) {
+/// be done still. What is to be noted of it from now on, when that is something else. To be asked before anything
+/// is decided, by any queue; `in_parts`: the medium moves its pointers over parts of writes.
+pub(crate) fn resume(zones: &Zones, slot: &mut Slot, in_parts: bool) -> Option<u64> {
+    let note = Note::decode(slot.note)?;
+    let now = match (note, slot.request) {
         (Note::Done, Request::Manage { .. } | Request::ResetAll) => {
             slot.happened = true;
-            true
+            Some(note)
         }
         (
             Note::Goes { at, .. },
@@ -127,27 +127,32 @@ pub(crate) fn resume(zones: &Zones, slot: &mut Slot, in_parts: bool) -> bool {
             } else if in_parts && written > Sector::ZERO {
                 slot.part = Some(Part { at, sectors: written });
             }
-            slot.happened || slot.part.is_some()
+            (slot.happened || slot.part.is_some()).then_some(note)
         }
         (Note::Goes { at, step }, Request::Zero) => {
-            let Some(sectors) = skip(slot, step) else { return false };
-            let written = written(zones, at, sectors);
-            if in_parts || written == sectors {
-                slot.range_done(written);
-            }
-            true
+            skip(slot, step);
+            let Some((from, sectors, _)) = slot.range() else { return None };
+            // Of a range that another process had gone on with, more than the noted step is done.
+            let before = at.checked_sub(from).unwrap_or(Sector::ZERO).min(sectors);
+            let rest = Sector(sectors.0.saturating_sub(before.0));
+            let written = written(zones, at, rest);
+            let step_done = if in_parts || written == rest { written } else { Sector::ZERO };
+            let done = Sector(before.0.saturating_add(step_done.0));
+            slot.range_done(done);
+            Some(Note::Reached { at: Sector(from.0.saturating_add(done.0)), step })
         }
-        (Note::Reached { at, step }, Request::Erase) => {
+        (Note::Reached { at, step }, Request::Zero | Request::Erase) => {
             if let Some(sectors) = skip(slot, step)
                 && let Some(done) = slot.range().and_then(|(from, _, _)| at.checked_sub(from))
             {
                 slot.range_done(done.min(sectors));
             }
-            true
+            Some(note)
         }
-        _ => false,
+        _ => None,
     };
-    !holds
+    let now = now.map_or(0, Note::encode);
+    (now != slot.note).then_some(now)
 }
 
 /// How many of `sectors` from `at` on are below the write pointer of the zone.

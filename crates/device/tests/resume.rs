@@ -105,6 +105,9 @@ fn everything(guest: &mut Guest) -> Vec<(Sent, &'static str)> {
         0u64.to_le_bytes().as_slice(),
         &8u32.to_le_bytes(),
         &[0; 4],
+        160u64.to_le_bytes().as_slice(),
+        &16u32.to_le_bytes(),
+        &[0; 4],
     ]
     .concat();
     let zero = Guest::header(RequestType::WRITE_ZEROES, 0);
@@ -191,6 +194,7 @@ fn run(first: usize, second: usize, own: bool) -> bool {
     assert_eq!(bytes(32), pattern(2, 8));
     assert_eq!(bytes(40), pattern(3, 8));
     assert_eq!(bytes(48), vec![0; 4096]);
+    assert_eq!([bytes(160), bytes(168)], [vec![0; 4096], vec![0; 4096]]);
     for (at, seed) in appended.iter().zip(4..) {
         assert_eq!(bytes(*at), pattern(seed, 8), "where the append said");
     }

@@ -59,7 +59,7 @@ pub(super) fn serve(
     };
     let mut entry = Entry { record, attached };
     let control = args.control.as_deref().map(desk::bind).transpose()?;
-    let volume = source.open(&args.source, log).inspect_err(|_| entry.record.forget_unwritten())?;
+    let volume = source.open(&args.source, log)?;
     let options = DeviceOptions {
         queues: args.queues.get(),
         secure_erase: args.secure_erase,
@@ -68,9 +68,7 @@ pub(super) fn serve(
         observer: Arc::new(LogObserver::new(Arc::clone(log))),
         ..DeviceOptions::default()
     };
-    let device = Device::new(Arc::clone(&volume), options)
-        .inspect_err(|_| entry.record.forget_unwritten())
-        .context("cannot make a device of it")?;
+    let device = Device::new(Arc::clone(&volume), options).context("cannot make a device of it")?;
     let options = AttachOptions {
         folder: FOLDER.into(),
         // A disk in memory was gone with the process that served it.
@@ -123,9 +121,7 @@ pub(super) fn serve(
         }
         Err(error) => {
             // A disk that stays in the kernel is found by this.
-            if vduse::exists(&name) {
-                entry.record.forget_unwritten();
-            } else {
+            if !vduse::exists(&name) {
                 entry.record.remove();
             }
             return Err(error);
@@ -164,7 +160,10 @@ fn make(
     if attachment.is_taken_over() {
         log.log(Level::Info, format_args!("{name} was left in the kernel, and is gone on with"));
     }
-    entry.record.write(&entry.attached)?;
+    if let Err(error) = entry.record.write(&entry.attached) {
+        attachment.give_up();
+        return Err(error);
+    }
     Ok(attachment)
 }
 

@@ -103,10 +103,9 @@ impl Lane {
         let mut locked = table.lock();
         for index in &self.resumed {
             let slot = &mut self.slots[*index as usize];
-            if resume(locked.zones(), slot, in_parts)
-                && let Some(reply) = &slot.reply
+            if let (Some(note), Some(reply)) = (resume(locked.zones(), slot, in_parts), &slot.reply)
             {
-                self.queue.note(reply.head(), 0);
+                self.queue.note(reply.head(), note);
             }
         }
     }
