@@ -2,6 +2,9 @@
 
 # start: serves the image at $image, until it is attached; the block device is $disk then.
 start() {
+    # What an earlier one said is not what this one says.
+    rm -f /tmp/attach.out
+    touch /tmp/attach.out
     zvb attach "$image" --name disk --queues "$vcpus" >/tmp/attach.out 2>/tmp/attach.err &
     server=$!
     local tries
