@@ -131,7 +131,7 @@ pub(crate) fn resume(zones: &Zones, slot: &mut Slot, in_parts: bool) -> Option<u
         }
         (Note::Goes { at, step }, Request::Zero) => {
             skip(slot, step);
-            let Some((from, sectors, _)) = slot.range() else { return None };
+            let (from, sectors, _) = slot.range()?;
             // Of a range that another process had gone on with, more than the noted step is done.
             let before = at.checked_sub(from).unwrap_or(Sector::ZERO).min(sectors);
             let rest = Sector(sectors.0.saturating_sub(before.0));
