@@ -17,7 +17,7 @@ Plays seeds: a disk and a guest each, and all the ways in which they may end.
   --sample N       moments that are looked at, in parts of a hundred (100)
   --generations N  how often all ends in a seed (3)
   --mutation NAME  what the medium does wrong: NoSync, NoDataSync, NoRecordSync, EarlyPunch, NoPunch,
-                   NoForget, Unheard
+                   NoForget, Unheard, NoCreateSync, NoSuperblockSync, NoOrderSync, NoGrowthSync, NoClearTorn
 
 Ends with 1 at the first promise that is broken, and says how to see that again.";
 

@@ -23,6 +23,7 @@ const NOTE: u64 = 512;
 /// Words of a zone's record, and the first of them that only a commit writes.
 const RECORD_WORDS: usize = 8;
 const FIRST_DURABLE: usize = 2;
+const COPY_WORDS: usize = 3;
 
 const EINTR: i32 = 4;
 const EIO: i32 = 5;
@@ -48,11 +49,21 @@ pub enum Mutation {
     NoForget,
     /// Nobody hears that a sync failed but who asked for it, if it was not killed meanwhile. (The same.)
     Unheard,
+    /// A new image is not synced.
+    NoCreateSync,
+    /// No sync does anything for superblocks.
+    NoSuperblockSync,
+    /// The sync between zones that are not active any more and those that are now does nothing.
+    NoOrderSync,
+    /// The sync of a larger zone table, before the superblocks point to it, does nothing.
+    NoGrowthSync,
+    /// Copies of records that are torn are not cleared before they are written to again.
+    NoClearTorn,
 }
 
 impl Mutation {
     /// All that are one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 12] = [
         Self::NoSync,
         Self::NoDataSync,
         Self::NoRecordSync,
@@ -60,6 +71,11 @@ impl Mutation {
         Self::NoPunch,
         Self::NoForget,
         Self::Unheard,
+        Self::NoCreateSync,
+        Self::NoSuperblockSync,
+        Self::NoOrderSync,
+        Self::NoGrowthSync,
+        Self::NoClearTorn,
     ];
 }
 
@@ -111,6 +127,8 @@ pub struct Platter {
     corpses: Vec<Corpse>,
     /// Commits have stored durable copies since the last sync.
     records: bool,
+    /// A table was mapped to take the place of another, since the last sync.
+    growing: bool,
     /// Calls that failed so far.
     pub failed: u64,
     /// A sync has failed.
@@ -143,6 +161,7 @@ impl Disk {
             capture: Capture::default(),
             corpses: Vec::new(),
             records: false,
+            growing: false,
             failed: 0,
             sync_failed: false,
             syncs: 0,
@@ -175,6 +194,7 @@ impl Platter {
     /// Notes what was stored in the words.
     pub fn observe(&mut self) {
         let (bytes, records) = (&mut self.bytes, &mut self.records);
+        let clears_torn = self.mutation != Mutation::NoClearTorn;
         for table in &mut self.tables {
             let chunks = table.words.chunks(WORDS).zip(table.seen.chunks_mut(WORDS));
             for (sector, (words, seen)) in table.sectors.clone().zip(chunks) {
@@ -189,8 +209,11 @@ impl Platter {
                 }
                 if changed {
                     let mut block: Block = bytes.get(sector);
-                    for (bytes, word) in block.chunks_exact_mut(8).zip(seen.iter()) {
-                        bytes.copy_from_slice(&word.to_le_bytes());
+                    for (i, (bytes, word)) in block.chunks_exact_mut(8).zip(seen.iter()).enumerate()
+                    {
+                        if clears_torn || !is_cleared(seen, i) {
+                            bytes.copy_from_slice(&word.to_le_bytes());
+                        }
                     }
                     bytes.put(sector, &block);
                 }
@@ -205,6 +228,7 @@ impl Platter {
         let seen: Vec<u64> = (0..count as u64).map(|i| self.word(at + i * 8)).collect();
         let words: Arc<[AtomicU64]> =
             seen.iter().map(|word| AtomicU64::new(word.to_le())).collect();
+        self.growing = !self.tables.is_empty();
         let apart = |other: &Range<u64>| other.end <= sectors.start || sectors.end <= other.start;
         self.tables.retain(|table| apart(&table.sectors));
         self.bytes.tables.retain(apart);
@@ -298,6 +322,17 @@ impl Platter {
         Ok(len)
     }
 
+    /// True when the latest state of a zone is not the durable one: it will be, before a commit ends.
+    fn has_records_to_come(&self) -> bool {
+        let Some(table) = self.tables.last() else { return false };
+        table.seen.chunks_exact(RECORD_WORDS).any(|record| match record {
+            [latest, _, a, a_sequence, _, b, b_sequence, _] => {
+                latest != if b_sequence > a_sequence { b } else { a }
+            }
+            _ => false,
+        })
+    }
+
     /// A sync of these sectors: what else was written stays as uncertain as it was.
     fn sync(&mut self, sectors: Range<u64>) -> io::Result<()> {
         self.observe();
@@ -314,19 +349,31 @@ impl Platter {
             }
             return Err(error);
         }
+        let whole = sectors == (0..SIZE / SECTOR);
+        let growing = whole && std::mem::take(&mut self.growing);
         let superblock =
             [0, 8].into_iter().any(|at| sectors.contains(&at) && self.bytes.is_dirty(at));
         let skipped = match self.mutation {
             Mutation::NoSync => true,
             Mutation::NoDataSync => !records && !superblock,
             Mutation::NoRecordSync => records,
+            Mutation::NoGrowthSync => growing,
+            Mutation::NoOrderSync => whole && records && !growing && self.has_records_to_come(),
             Mutation::None
             | Mutation::EarlyPunch
             | Mutation::NoPunch
             | Mutation::NoForget
-            | Mutation::Unheard => false,
+            | Mutation::Unheard
+            | Mutation::NoCreateSync
+            | Mutation::NoSuperblockSync
+            | Mutation::NoClearTorn => false,
         };
-        if !skipped {
+        if self.mutation == Mutation::NoSuperblockSync {
+            // All but these two sectors.
+            for rest in [1..8, 9..sectors.end] {
+                self.bytes.sync(rest.start.max(sectors.start)..rest.end.min(sectors.end));
+            }
+        } else if !skipped {
             self.bytes.sync(sectors);
         }
         if self.capture.syncs {
@@ -334,6 +381,13 @@ impl Platter {
         }
         Ok(())
     }
+}
+
+/// True when word `i` of a sector of `words` is of a durable copy that was never written, or cleared.
+fn is_cleared(words: &[u64], i: usize) -> bool {
+    let Some(inside) = (i % RECORD_WORDS).checked_sub(FIRST_DURABLE) else { return false };
+    let first = i - inside % COPY_WORDS;
+    words.iter().skip(first).take(COPY_WORDS).all(|word| *word == 0)
 }
 
 /// What an image holds.

@@ -204,9 +204,19 @@ impl Player {
     }
 
     fn play(&mut self, guest: &mut Guest, generation: &mut u32) -> Result<(), Violation> {
-        let disk = Disk::new(Bytes::default(), Mutation::None, self.rng.fork());
+        let syncs = if self.play.mutation == Mutation::NoCreateSync {
+            Mutation::NoSync
+        } else {
+            Mutation::None
+        };
+        let disk = Disk::new(Bytes::default(), syncs, self.rng.fork());
         let made = Image::create_on(disk.medium().as_ref(), &self.setup.create_options());
         made.map_err(|e| Violation::Driver(format!("no image is made: {e:?}")))?;
+        let mut bytes = disk.lock().corpse("made").bytes;
+        if self.rng.chance(20) {
+            bytes = self.bytes_after(&bytes, false);
+        }
+        let disk = Disk::new(bytes, Mutation::None, self.rng.fork());
         let boot = self.boot();
         let mut rig = Rig::start(disk, boot, &self.setup, &mut self.rng, Errors::default())?;
         rig.disk.lock().mutation = self.play.mutation;
