@@ -116,7 +116,7 @@ EOS
 zvb create /tmp/attached.zvb --size 64M --zone-size 4M --force --quiet
 image=/tmp/attached.zvb
 for delay in 0 0.05 0.1 0.15 0.2 0.3 0.5; do
-    zvb attach "$image" --name disk >/tmp/early.out 2>&1 &
+    zvb attach "$image" --name disk --queues "$vcpus" >/tmp/early.out 2>&1 &
     early=$!
     sleep "$delay"
     kill "$early"
@@ -125,7 +125,7 @@ for delay in 0 0.05 0.1 0.15 0.2 0.3 0.5; do
     equal "left after a signal at $delay s" "$(ls /dev/vduse)" control
 done
 for delay in 0.05 0.1 0.15 0.2 0.3 0.5; do
-    zvb attach "$image" --name disk >/tmp/early.out 2>&1 &
+    zvb attach "$image" --name disk --queues "$vcpus" >/tmp/early.out 2>&1 &
     early=$!
     sleep "$delay"
     kill -9 "$early"

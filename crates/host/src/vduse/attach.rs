@@ -201,7 +201,6 @@ impl Attachment {
     ) -> Result<Self, AttachError> {
         check_name(name)?;
         let control = Control::open(Path::new(CONTROL)).map_err(control_error)?;
-        let mut bus = Bus::open()?;
         let on_bus = BusDevice::new(name);
         let path = Path::new(FOLDER).join(name);
         let mut taken_over = None;
@@ -217,7 +216,7 @@ impl Attachment {
                 match on_bus.status() {
                     Some(status) if options.take_over => taken_over = Some(status),
                     Some(_) => return Err(AttachError::Orphan(name.to_owned())),
-                    None => begin_anew(&control, &mut bus, &on_bus, name, device)?,
+                    None => begin_anew(&control, &on_bus, name, device)?,
                 }
             }
             Ok(()) if on_bus.exists() => {
@@ -300,13 +299,13 @@ fn create(control: &Control, name: &str, device: &Arc<Device>) -> io::Result<()>
 /// A process died on its way, and no driver has come: what it left is destroyed, and made anew.
 fn begin_anew(
     control: &Control,
-    bus: &mut Bus,
     on_bus: &BusDevice,
     name: &str,
     device: &Arc<Device>,
 ) -> Result<(), AttachError> {
     if on_bus.exists() {
-        bus.delete(name)?;
+        // Only now: the bus answers nobody while a driver waits for what a process that died did not answer.
+        Bus::open()?.delete(name)?;
     }
     control
         .destroy(name)
