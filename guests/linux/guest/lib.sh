@@ -25,6 +25,14 @@ fails() {
     fi
 }
 
+# says TEXT: what failed last said this, among other things.
+says() {
+    grep -qF -- "$1" /tmp/fails && return
+    printf 'this was not said: %s\nbut this:\n' "$1"
+    cat /tmp/fails
+    exit 1
+}
+
 queue() { cat "/sys/block/${disk##*/}/queue/$1"; }
 
 # zone N FIELD: of the report, cond, wptr (from the zone's start), start, len, cap; numbers in decimal.

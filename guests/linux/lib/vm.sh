@@ -34,9 +34,17 @@ image() { echo "$work/$id.$1.zvb"; }
 socket() { echo "$work/$id.$1.sock"; }
 control_socket() { echo "$work/$id.$1.control"; }
 
-# requests NAME: what the server of a disk of this scenario was asked for, as "3 appends, 12 writes".
+# statistics NAME: what the server of a disk of this scenario says that it was asked for.
+statistics() { "$zvb" ctl --control "$(control_socket "$1")" stats; }
+
+# answered NAME KIND, with_errors NAME KIND: how many requests of this kind the server has answered, and how many of
+# these with an error.
+answered() { statistics "$1" | awk -v kind="$2" '$1 ~ /^[0-9]+$/ && $2 == kind { n += $3 } END { print n + 0 }'; }
+with_errors() { statistics "$1" | awk -v kind="$2" '$1 ~ /^[0-9]+$/ && $2 == kind { n += $4 } END { print n + 0 }'; }
+
+# requests NAME: the same in one line, as "3 appends, 12 writes".
 requests() {
-    "$zvb" ctl --control "$(control_socket "$1")" stats | awk '
+    statistics "$1" | awk '
         $1 ~ /^[0-9]+$/ && ($2 == "append" || $2 == "write") { n[$2] += $3 }
         END { printf "%d appends, %d writes\n", n["append"], n["write"] }'
 }

@@ -15,6 +15,13 @@ sum() { sha256sum | cut -c1-16; }
 head -c 6M /dev/urandom >/tmp/data
 head -c 6M /dev/urandom >/tmp/other
 
+# The first write to a zone goes to the disk wherever it is: Linux knows no pointer of it yet. The disk refuses it.
+fails put 3 5 1 /tmp/other
+equal "an empty zone after a refused write" "$(conditions 3 1) $(zone 3 wptr)" "em 0"
+equal "its data" "$(get 3 0 16 | sum)" "$(head -c 65536 /dev/zero | sum)"
+put 3 0 1 /tmp/other
+equal "the same zone, at its pointer" "$(zone 3 wptr)" 8
+
 put 1 0 4 /tmp/data
 equal pointer "$(zone 1 wptr)" 32
 equal data "$(get 1 0 4 | sum)" "$(head -c 16384 /tmp/data | sum)"
@@ -57,4 +64,16 @@ put 1 0 16 /tmp/other
 equal "written again" "$(get 1 0 16 | sum)" "$(head -c 65536 /tmp/other | sum)"
 equal "and not more" "$(get 1 16 16 | sum)" "$(head -c 65536 /dev/zero | sum)"
 EOS
+    # Of these six writes. The others Linux itself refuses, from its own write pointers.
+    refused=$(with_errors disk write)
+    [ "$refused" -ge 1 ] || { statistics disk; echo "no write off the pointer has reached the disk"; return 1; }
+    note "writes off the pointer: $refused refused by the disk, $((6 - refused)) by Linux before they reached it"
+}
+
+# Nobody stands before the disk here: every way to write off a pointer, past a capacity, into a full zone.
+afterwards() {
+    "$zvb" conform --socket-path "$(socket disk)" --destroy --only 53,58,59,63,72,93 >"$work/conform" ||
+        { cat "$work/conform"; return 1; }
+    cat "$work/conform"
+    [ "$(grep -c ' pass ' "$work/conform")" = 6 ]
 }

@@ -1,4 +1,4 @@
-# attached to the guest's kernel (VDUSE): 1 to 6, and kills
+# attached (VDUSE): 1 to 5 again, file systems, kills
 vm=own
 needs_in_guest "$zvb" "$here/guest/attached.sh"
 
@@ -6,9 +6,14 @@ prologue='. "$(command -v attached.sh)"'
 
 # attached FILE: the scenario in FILE, inside, on a disk that the guest attaches to itself.
 attached() (
+    number=$(basename "$1")
+    number=${number%%-*}
     eval "through_$(declare -f inside)"
     disk() { options=${*:2}; }
     needs_in_guest() { :; }
+    # Its server is in the guest; what that had counted was written down before it ended.
+    statistics() { through_inside <<<'cat /tmp/statistics'; }
+    note() { echo "attached, scenario $number: $*" >>"$cell/$id.notes"; }
     inside() {
         { printf '%s\nattach %s\n' "$prologue" "$options"; cat; printf 'detach\n'; } | through_inside 400
     }
@@ -17,24 +22,24 @@ attached() (
 )
 
 scenario() {
-    local file
+    local file said status
     echo "-- what can not be, and why"
     { echo "$prologue"; cat <<'EOS'; } | inside
 fails zvb attach mem:64M
-grep -q "load the module (modprobe vduse)" /tmp/fails
+says "load the module (modprobe vduse)"
 modprobe -a vduse virtio_vdpa
 fails zvb attach mem:64M --name a/b
-grep -q "is no name for a disk" /tmp/fails
+says "is no name for a disk"
 fails setpriv --reuid 65534 --clear-groups zvb attach mem:64M
-grep -q "only root may" /tmp/fails
+says "only root may"
 fails zvb attach /tmp/nothing.zvb
-grep -q "nothing.zvb" /tmp/fails
+says "nothing.zvb"
 fails zvb detach disk
-grep -q "no disk is attached as disk; nothing is" /tmp/fails
+says "no disk is attached as disk; nothing is"
 equal "what is written down" "$(ls /run/zvb)" ""
 modprobe -r virtio_vdpa
 fails zvb attach mem:64M
-grep -q "modprobe virtio_vdpa" /tmp/fails
+says "modprobe virtio_vdpa"
 equal "what was refused is gone" "$(ls /dev/vduse)$(ls /run/zvb)" control
 modprobe virtio_vdpa
 EOS
@@ -44,11 +49,66 @@ EOS
         (attached "$file")
     done
 
+    echo "-- btrfs, taken back and attached again"
+    { echo "$prologue"; cat <<'EOS'; } | inside 400
+attach --size 512M --zone-size 4M --max-open 24 --max-active 28
+modprobe btrfs
+mkfs.btrfs -q -f -d single -m single "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
+mounted() { mount "$disk" /tmp/fs; }
+checked() {
+    btrfs scrub start -B /tmp/fs >/tmp/scrub 2>&1 || { cat /tmp/scrub; exit 1; }
+    grep -q "no errors found" /tmp/scrub || { cat /tmp/scrub; exit 1; }
+    equal "device errors" "$(btrfs device stats /tmp/fs | awk '{ n += $2 } END { print n + 0 }')" 0
+}
+kept
+EOS
+    note "attached, btrfs: filled, taken back, attached again, scrubbed"
+
+    echo "-- f2fs, taken back and attached again"
+    { echo "$prologue"; cat <<'EOS'; } | inside 400
+attach --size 512M --zone-size 8M --conventional 8 --max-open 8
+modprobe f2fs
+mkfs.f2fs -q -f -m "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
+mounted() { mount -t f2fs -o mode=lfs "$disk" /tmp/fs; }
+checked() {
+    umount /tmp/fs
+    fsck.f2fs --dry-run "$disk" >/tmp/fsck 2>&1 || { tail -40 /tmp/fsck; exit 1; }
+    mounted
+}
+kept
+EOS
+    note "attached, f2fs: filled, taken back, attached again, checked"
+
+    echo "-- xfs, taken back and attached again"
+    said=$(
+        { echo "$prologue"; cat <<'EOS'; } | inside 400
+[ ! -e /opt/xfs/missing ] || { cat /opt/xfs/missing; exit 77; }
+[ "$kernel" != 6.12 ] || { echo "zoned XFS came with Linux 6.15"; exit 77; }
+attach --size 832M --zone-size 16M --conventional 20 --max-open 16 --max-active 20
+modprobe xfs
+/opt/xfs/mkfs.xfs -f "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
+grep -q "zoned=1" /tmp/mkfs || { cat /tmp/mkfs; exit 1; }
+mounted() { mount "$disk" /tmp/fs; }
+checked() {
+    /opt/xfs/xfs_scrub -n /tmp/fs >/tmp/scrub 2>&1 || { cat /tmp/scrub; exit 1; }
+    umount /tmp/fs
+    /opt/xfs/xfs_repair -n "$disk" >/tmp/repair 2>&1 || { cat /tmp/repair; exit 1; }
+    mounted
+}
+kept
+EOS
+    ) && status=0 || status=$?
+    case $status in
+        0) note "attached, xfs: filled, taken back, attached again, scrubbed" ;;
+        77) note "attached, xfs: not here: $said" ;;
+        *) echo "$said"; return 1 ;;
+    esac
+
     echo "-- names, and refusals"
     { echo "$prologue"; cat <<'EOS'; } | inside
 attach --size 64M --zone-size 4M
 fails zvb attach mem:64M --name disk
-grep -q "attached already" /tmp/fails
+says "attached already"
 zvb attach mem:64M --name other --zone-size 4M >/tmp/other.out 2>&1 &
 other=$!
 while ! grep -q Attached /tmp/other.out; do kill -0 "$other"; sleep 0.1; done
@@ -57,10 +117,10 @@ kill "$other"
 wait "$other"
 equal "devices" "$(ls /dev/vduse | paste -sd' ')" "control disk"
 fails zvb detach nobody
-grep -q "there are: disk" /tmp/fails
+says "there are: disk"
 zvb create /tmp/odd.zvb --size 60M --zone-size 3M --force --quiet
 fails zvb attach /tmp/odd.zvb
-grep -q "power of two" /tmp/fails
+says "power of two"
 equal "what was refused is gone" "$(ls /dev/vduse | paste -sd' ')" "control disk"
 detach
 EOS
@@ -103,7 +163,7 @@ mkfs.ext4 -q "$disk"
 mkdir -p /tmp/plain
 mount "$disk" /tmp/plain
 fails zvb detach plain
-grep -q "is in use" /tmp/fails
+says "is in use"
 zvb detach plain --force --quiet
 wait "$plain"
 fails dd if=/dev/zero of=/tmp/plain/file bs=1M count=4 conv=fsync
@@ -183,7 +243,7 @@ wait "$load"
 echo "btrfs went on through $kills kills"
 [ "$kills" -ge 3 ]
 fails zvb detach disk
-grep -q "in use" /tmp/fails
+says "in use"
 kill "$server"
 wait "$server"
 grep -q "is in use, and stays" /tmp/attach.err

@@ -71,7 +71,7 @@ client read --zone 3 --length 2048 --quiet | cmp - /tmp/data
 within systemctl stop zvb@disk.service
 echo 'ZVB_OPTIONS="--queues 3 --read-only"' >/etc/default/zvb-disk
 fails client append /tmp/data --zone 4 --quiet
-grep -q "read-only" /tmp/fails || { cat /tmp/fails; exit 1; }
+says "the disk is read-only"
 within systemctl stop zvb@disk.service zvb@disk.socket
 echo 'ZVB_DISK=mem:48M' >/etc/default/zvb-disk
 within systemctl start zvb@disk.socket

@@ -9,30 +9,14 @@ scenario() {
 echo "-- who may not, and without the module"
 nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
 fails zvb attach mem:64M
-grep -q "vduse" /tmp/fails || { cat /tmp/fails; exit 1; }
-cat /tmp/fails
+says "load the module (modprobe vduse)"
 modprobe -a vduse virtio_vdpa
-for command in "attach mem:64M" "detach disk"; do
-    # shellcheck disable=SC2086 # words
-    fails nobody zvb $command
-    cat /tmp/fails
-    grep -qiE "root|permission|no disk" /tmp/fails
-done
+fails nobody zvb attach mem:64M
+says "only root may"
+fails nobody zvb detach disk
+says "no disk is attached as disk; nothing is"
 
 echo "-- faults while the kernel has the disk"
-start() {
-    zvb attach "$image" --name disk --queues "$vcpus" --control /tmp/control >/tmp/attach.out 2>/tmp/attach.err &
-    server=$!
-    local tries
-    for ((tries = 0; tries < 600; tries++)); do
-        disk=$(sed -n 's/^Attached as \([^;]*\);.*/\1/p' /tmp/attach.out)
-        [ -z "$disk" ] || return 0
-        kill -0 "$server" 2>/dev/null || break
-        sleep 0.1
-    done
-    cat /tmp/attach.out /tmp/attach.err
-    return 1
-}
 ctl() { zvb ctl --control /tmp/control --quiet "$@"; }
 attach --size 64M --zone-size 4M --conventional 1
 head -c 1M /dev/urandom >/tmp/data
@@ -89,7 +73,7 @@ mount "${disk}1" /tmp/fs
 cp /tmp/data /tmp/fs
 sync
 fails zvb detach disk
-grep -q "in use" /tmp/fails || { cat /tmp/fails; exit 1; }
+says "${disk##*/} is in use (mounted, or under another device)"
 cmp /tmp/data /tmp/fs/data
 zvb detach disk --force --quiet
 wait "$server"
