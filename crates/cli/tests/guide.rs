@@ -62,6 +62,11 @@ fn testing_without_root() {
 }
 
 #[test]
+fn faults() {
+    run("faults.md");
+}
+
+#[test]
 fn the_lines_for_monitors_are_those_that_the_server_prints() {
     // (That QEMU's works is what guests/linux/run shows.)
     let place = Place::new();

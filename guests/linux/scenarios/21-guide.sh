@@ -1,11 +1,92 @@
-# the guide's commands for file systems, as they stand
+# the guide's commands for disks and file systems, run
+needs_in_guest "$zvb"
 disk disk --size 1G --zone-size 8M --conventional 8 --max-open 32
+# As filesystems.md makes it for XFS.
+disk forxfs --size 832M --zone-size 16M --conventional 20 --max-open 16
+
+# page NAME MARK: the blocks of a page that are marked so.
+page() {
+    local found
+    found=$(awk -v mark="\`\`\`sh $2" '/^```/ { on = ($0 == mark); next } on' "docs/guide/$1.md")
+    [ -n "$found" ] || { echo "$1.md has no block marked $2" >&2; return 1; }
+    printf '%s\n' "$found"
+}
 
 scenario() {
+    local script
+    script=$(page filesystems guest)
+    printf 'set -eux\n%s\n' "$script" | inside 300
+
+    # The disk for XFS is the one that the page makes.
+    page filesystems made | grep -qxF "zvb create disk.zvb ${disk_options[$id.forxfs]}"
+    script=$(page filesystems xfs)
+    said=$(
+        { cat <<'EOS'; printf 'set -eux\n%s\numount /tmp/fs\n' "$script"; } | inside
+[ ! -e /opt/xfs/missing ] || { cat /opt/xfs/missing; exit 77; }
+[ "$kernel" != 6.12 ] || { echo "zoned XFS came with Linux 6.15"; exit 77; }
+PATH=/opt/xfs:$PATH disk=$forxfs
+mkdir -p /tmp/fs
+EOS
+    ) && status=0 || status=$?
+    case $status in
+        0) grep -q "zoned=1" <<<"$said" ;;
+        77) note "XFS: not here: $said" ;;
+        *) echo "$said"; return 1 ;;
+    esac
+
+    # A disk attached to the host's kernel.
+    script=$(page bare-host attached)
+    { printf 'set -eux\n%s\n' "$script"; cat <<'EOS'; } | inside
+for ((tries = 0; tries < 300; tries++)); do
+    found=$(ls -d /sys/bus/vdpa/devices/disk/virtio*/block/* 2>/dev/null || true)
+    [ -z "$found" ] || break
+    sleep 0.1
+done
+disk=/dev/${found##*/}
+equal "zones" "$(blkzone report "$disk" | wc -l)" 64
+zvb detach disk
+wait
+rm disk.zvb
+EOS
+
+    # A zoned disk of the host: served, then attached.
+    served=$(page host-disks served)
+    script=$(page host-disks attached)
     {
-        echo 'set -eux'
-        awk '/^```/ { on = ($0 == "```sh guest"); next } on' docs/guide/filesystems.md
-    } >"$work/$id.guide"
-    grep -q mkzonefs "$work/$id.guide"
-    inside 300 <"$work/$id.guide"
+        cat <<'EOS'
+grep -q ' /sys/kernel/config ' /proc/mounts || mount -t configfs none /sys/kernel/config
+modprobe null_blk nr_devices=0 || [ -d /sys/kernel/config/nullb ]
+null=/sys/kernel/config/nullb/guide
+mkdir "$null"
+for setting in memory_backed=1 size=64 zoned=1 zone_size=4; do echo "${setting#*=}" >"$null/${setting%%=*}"; done
+echo 1 >"$null/power"
+disk=/dev/guide
+set -x
+EOS
+        printf '%s\n' "$served"
+        cat <<'EOS'
+for ((tries = 0; tries < 300; tries++)); do
+    ! zvb id --socket-path /tmp/zvb.sock >/dev/null 2>&1 || break
+    sleep 0.1
+done
+equal "zones" "$(zvb report --socket-path /tmp/zvb.sock --format blkzone | wc -l)" 16
+kill $!
+wait $!
+EOS
+        printf '%s\n' "$script"
+        cat <<'EOS'
+for ((tries = 0; tries < 300; tries++)); do
+    found=$(ls -d /sys/bus/vdpa/devices/twin/virtio*/block/* 2>/dev/null || true)
+    [ -z "$found" ] || break
+    sleep 0.1
+done
+twin=/dev/${found##*/}
+head -c 64K /dev/urandom >/tmp/guide
+dd if=/tmp/guide of="$twin" bs=64k seek=128 oflag=direct conv=notrunc status=none
+cmp /tmp/guide <(dd if="$disk" bs=64k skip=128 count=1 iflag=direct status=none)
+zvb detach twin
+wait
+rmdir "$null"
+EOS
+    } | inside
 }
