@@ -2,9 +2,9 @@
 //!
 //! Geometry, limits and conditions are the host's. Our rules decide what a request may do, as for any other
 //! volume, with the host's limits; commands to zones are carried out on the disk, and when our rules close
-//! a zone to make room, the disk is told to close the same one. Linux lets no program append to a block
-//! device, so appends are writes, kept in order at our own pointer. After an error the disk is asked where
-//! its pointer is.
+//! a zone to make room, the disk is told to close the same one. Appends are writes, kept in order at our own
+//! pointer: Linux has no append among the calls of a block device (only NVMe's own commands, past the block
+//! layer, have one). After an error the disk is asked where its pointer is.
 
 mod attributes;
 mod disk;
@@ -14,6 +14,7 @@ mod helpers;
 mod report;
 #[cfg(test)]
 mod tests;
+mod zoned;
 
 use std::fmt;
 use std::fs::File;
@@ -31,7 +32,7 @@ use zvb_wire::{Model, Sector};
 use zvb_zones::{Geometry, Snapshot, ZoneId};
 
 use crate::engine::EngineKind;
-use crate::sys::{self, RawZone, Ring, Rings, ZoneCall};
+use crate::sys::{self, RawZone, Ring, Rings};
 use crate::volume::{Engine, EngineError, Shape, Volume, VolumeError};
 
 use attributes::Attributes;
@@ -181,8 +182,8 @@ impl fmt::Debug for HostDisk {
 
 impl HostDisk {
     /// Opens the block device at `path`, which nobody else may use: what is mounted, or opened in this way by
-    /// another process, is refused after 2 seconds. Zones that somebody left open are closed; of a disk that is
-    /// opened read-only they stay what they are.
+    /// another process, is refused after 2 seconds. Zones that somebody left open are closed, or reset when nothing
+    /// is written in them; of a disk that is opened read-only they stay what they are.
     pub fn open(path: &Path, options: &HostOptions) -> Result<Self, HostError> {
         let access = if options.read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let flags = access | OFlags::EXCL | OFlags::DIRECT;
@@ -197,10 +198,11 @@ impl HostDisk {
         if !options.read_only
             && let Some(geometry) = &shape.geometry
         {
-            close_open(&file, geometry, &mut zones)
+            zoned::settle(&file, geometry, &mut zones)
                 .map_err(|source| HostError::Report { path: path.to_owned(), source })?;
         }
-        let disk = Arc::new(Disk::new(file, shape, &zones));
+        let file = Arc::new(file);
+        let disk = Arc::new(Disk::new(Arc::clone(&file), file, shape, &zones));
         let (helpers, rings) = (Arc::default(), Arc::default());
         Ok(Self { disk, helpers, rings, recovered: zones, engine: options.engine })
     }
@@ -294,21 +296,6 @@ fn report_all(file: &File, sectors: u64) -> io::Result<Vec<RawZone>> {
         zones.extend(told);
     }
     Ok(zones)
-}
-
-/// Closes the zones that are open, so that the disk has them in the states in which our rules begin.
-fn close_open(file: &File, geometry: &Geometry, zones: &mut [Snapshot]) -> io::Result<()> {
-    for (zone, state) in geometry.zones().zip(zones) {
-        if !state.condition().is_open() {
-            continue;
-        }
-        let (start, len) = (geometry.start(zone), geometry.len(zone));
-        sys::manage(file.as_fd(), ZoneCall::Close, start.0, len.0)?;
-        let told = sys::report(file.as_fd(), start.0, 1)?;
-        let now = told.first().and_then(|told| report::state_of(geometry, zone, told).ok());
-        *state = now.unwrap_or(*state);
-    }
-    Ok(())
 }
 
 impl Volume for HostDisk {

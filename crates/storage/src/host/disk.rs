@@ -4,21 +4,23 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use zvb_wire::{Condition, Sector, ZoneType};
 use zvb_zones::{Geometry, Manage, Snapshot, ZoneId};
 
 use super::gate::Gates;
-use super::report::state_of;
-use crate::sys::{ZoneCall, manage, report};
+use super::zoned::{self, Zoned, ask, closing_call};
+use crate::sys::ZoneCall;
 use crate::volume::{Command, Failure, Shape};
 
 /// An open disk.
 #[derive(Debug)]
 pub(super) struct Disk {
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
+    /// How its zones are asked about and changed: through the file.
+    zones: Arc<dyn Zoned>,
     pub(super) shape: Shape,
     pub(super) gates: Gates,
     /// Zones that are open on the disk.
@@ -29,11 +31,17 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// The disk `file`, its zones in `states`, none of them open.
-    pub(super) fn new(file: File, shape: Shape, states: &[Snapshot]) -> Self {
+    /// The disk `file` with `zones`, which are in `states`, none of them open.
+    pub(super) fn new(
+        file: Arc<File>,
+        zones: Arc<dyn Zoned>,
+        shape: Shape,
+        states: &[Snapshot],
+    ) -> Self {
         let ends = states.iter().map(|state| state.written().0 as u32);
         Self {
             file,
+            zones,
             shape,
             gates: Gates::new(ends),
             open: states.iter().map(|_| AtomicBool::new(false)).collect(),
@@ -97,7 +105,7 @@ impl Disk {
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         for zone in closing.drain(..) {
             // Should it fail, the disk closes a zone of its own choice, or says that it has no room.
-            let _ = self.call(ZoneCall::Close, zone);
+            let _ = self.close(zone);
             self.set_open(zone, false);
         }
         self.any_closing.store(false, Ordering::Release);
@@ -105,7 +113,15 @@ impl Disk {
 
     fn call(&self, call: ZoneCall, zone: ZoneId) -> io::Result<()> {
         let geometry = self.geometry()?;
-        manage(self.fd(), call, geometry.start(zone).0, geometry.len(zone).0)
+        self.zones.manage(call, geometry.start(zone).0, geometry.len(zone).0)
+    }
+
+    /// Closes `zone`: one in which nothing is written, by what is known here and by what the disk says, is
+    /// empty then. (One to which a write is on its way is merely closed.)
+    fn close(&self, zone: ZoneId) -> io::Result<()> {
+        let blank = self.gates.is_blank(zone.0);
+        let state = if blank { ask(&*self.zones, self.geometry()?, zone) } else { None };
+        self.call(state.map_or(ZoneCall::Close, closing_call), zone)
     }
 
     fn geometry(&self) -> io::Result<&Geometry> {
@@ -122,13 +138,12 @@ impl Disk {
 
     fn manage(&self, what: Manage, zone: ZoneId) -> io::Result<()> {
         self.close_pending();
-        let call = match what {
-            Manage::Open => ZoneCall::Open,
-            Manage::Close => ZoneCall::Close,
-            Manage::Finish => ZoneCall::Finish,
-            Manage::Reset => ZoneCall::Reset,
-        };
-        self.call(call, zone)?;
+        match what {
+            Manage::Open => self.call(ZoneCall::Open, zone)?,
+            Manage::Close => self.close(zone)?,
+            Manage::Finish => self.call(ZoneCall::Finish, zone)?,
+            Manage::Reset => self.call(ZoneCall::Reset, zone)?,
+        }
         self.set_open(zone, what == Manage::Open);
         match what {
             Manage::Reset => self.gates.set(zone.0, 0),
@@ -142,7 +157,7 @@ impl Disk {
     fn reset_all(&self) -> io::Result<()> {
         self.close_pending();
         let geometry = self.geometry()?;
-        manage(self.fd(), ZoneCall::Reset, 0, geometry.spec().capacity.0)?;
+        self.zones.manage(ZoneCall::Reset, 0, geometry.spec().capacity.0)?;
         for zone in geometry.zones() {
             self.set_open(zone, false);
             if geometry.zone_type(zone) != ZoneType::Conventional {
@@ -156,8 +171,12 @@ impl Disk {
     /// a zone before it was asked this.)
     pub(super) fn recheck(&self, zone: ZoneId) -> Option<Snapshot> {
         let geometry = self.shape.geometry.as_ref()?;
-        let told = report(self.fd(), geometry.start(zone).0, 1);
-        let state = told.ok().and_then(|zones| state_of(geometry, zone, zones.first()?).ok());
+        let mut state = ask(&*self.zones, geometry, zone);
+        if state.is_some_and(zoned::is_closed_and_blank) && self.call(ZoneCall::Reset, zone).is_ok()
+        {
+            // An open zone whose first write failed, say: to our rules there is no such zone.
+            state = ask(&*self.zones, geometry, zone);
+        }
         match state {
             Some(state) => {
                 self.set_open(zone, state.condition().is_open());
@@ -176,7 +195,7 @@ impl Disk {
         for (flag, zone) in self.open.iter().zip(0..).map(|(flag, zone)| (flag, ZoneId(zone))) {
             if flag.swap(false, Ordering::AcqRel) {
                 // It is closed when its server comes back, in any case.
-                let _ = self.call(ZoneCall::Close, zone);
+                let _ = self.close(zone);
             }
         }
     }

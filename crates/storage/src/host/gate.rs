@@ -61,6 +61,12 @@ impl Gates {
         }
     }
 
+    /// True when nothing is written in `zone`, as far as is known, and no write is at the disk or waits.
+    pub(super) fn is_blank(&self, zone: u32) -> bool {
+        let shut = self.shut();
+        !shut.contains_key(&zone) && self.end(zone) == 0
+    }
+
     /// A write wants to begin at `at` of `zone`, for the engine with `mailbox`.
     pub(super) fn enter(&self, zone: u32, at: u32, mailbox: &Arc<Mailbox>) -> Pass {
         let mut shut = self.shut();
@@ -162,6 +168,7 @@ mod tests {
         assert_eq!(gates.enter(1, 8, &a), Pass::Go);
         assert_eq!(gates.enter(1, 16, &b), Pass::Wait);
         assert_eq!(gates.enter(0, 0, &b), Pass::Go, "another zone");
+        assert!(!gates.is_blank(1) && !gates.is_blank(0), "a write is at the disk");
         assert!(!gates.leave(1, Some(16), &a));
         assert!(rung(&b) && !rung(&a));
         assert_eq!(gates.enter(1, 24, &a), Pass::Wait);
@@ -178,9 +185,11 @@ mod tests {
     fn behind_a_failure_nothing_passes_until_the_disk_was_asked() {
         let (a, b) = (mailbox(), mailbox());
         let gates = Gates::new([0].into_iter());
+        assert!(gates.is_blank(0));
         assert_eq!(gates.enter(0, 0, &a), Pass::Go);
         assert_eq!(gates.enter(0, 8, &b), Pass::Wait);
         assert!(!gates.leave(0, None, &a));
+        assert!(!gates.is_blank(0), "it may have been written in part");
         assert!(rung(&b));
         assert_eq!(gates.enter(0, 8, &b), Pass::Failed);
         gates.set(0, 4);

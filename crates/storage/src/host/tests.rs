@@ -1,6 +1,8 @@
 //! The data path of a host's disk, on a file in place of the disk. (Commands to zones and errors of real zoned
 //! disks are tried in a guest: guests/linux/guest/host-zoned.)
 
+mod zones;
+
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
@@ -51,7 +53,8 @@ impl Host {
             can_discard: false,
         };
         let states = [Snapshot::CONVENTIONAL, Snapshot::EMPTY, Snapshot::EMPTY, Snapshot::EMPTY];
-        let disk = Arc::new(Disk::new(file, shape, &states));
+        let file = Arc::new(file);
+        let disk = Arc::new(Disk::new(Arc::clone(&file), file, shape, &states));
         let helpers = Arc::<Helpers>::default();
         helpers.start(&disk).unwrap();
         Self { disk, helpers }
