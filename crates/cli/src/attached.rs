@@ -11,6 +11,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::lost::WrittenShape;
+
 /// Where the files are: gone with the next boot, as the disks are.
 pub(crate) const FOLDER: &str = "/run/zvb";
 
@@ -27,6 +29,9 @@ pub(crate) struct Attached {
     pub(crate) command: Vec<String>,
     /// The block device, once there is one.
     pub(crate) disk: Option<PathBuf>,
+    /// What it looks like, once it is open: enough to take it away when nothing else of it is left.
+    #[serde(default)]
+    pub(crate) shape: Option<WrittenShape>,
 }
 
 /// The file about a disk, and the right to serve it.
@@ -154,6 +159,7 @@ mod tests {
             source: "/images/d.zvb".into(),
             command: vec!["zvb".into(), "attach".into(), "d.zvb".into()],
             disk: None,
+            shape: None,
         };
         record
             .write(&Attached { source: "much longer than the next".repeat(9), ..attached.clone() })

@@ -4,16 +4,44 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::args::Cli;
+
 const CAPABILITIES: &str = "--print-capabilities";
+
+/// Reads a command line as it is meant. What makes no sense ends the process, and so does `--help`.
+pub(crate) fn parse(line: Vec<OsString>) -> Cli {
+    let mut command = command(&line);
+    let matches = command.clone().get_matches_from(command_line(line));
+    // What was matched is what the definitions ask for.
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// The command, which a back-end program knows by its own name.
+fn command(line: &[OsString]) -> clap::Command {
+    let command = Cli::command();
+    let Some(program) = back_end(line) else { return command };
+    // It has no commands, and `serve` is no word of its command line.
+    let usage = format!("{program} [OPTIONS] [DISK]");
+    command.mut_subcommand(SERVE, |serve| serve.override_usage(usage))
+}
+
+const SERVE: &str = "serve";
+
+/// The name of a program that is a back end.
+fn back_end(line: &[OsString]) -> Option<String> {
+    let name = Path::new(line.first()?).file_name()?.to_string_lossy();
+    name.starts_with("vhost-user-").then(|| name.into_owned())
+}
 
 /// The command line as it is meant. A program called `vhost-user-...` is `zvb serve`; and where
 /// `--print-capabilities` stands, all other options are nothing.
-pub(crate) fn command_line(mut line: Vec<OsString>) -> Vec<OsString> {
-    let name = line.first().and_then(|program| Path::new(program).file_name());
-    if name.is_some_and(|name| name.to_string_lossy().starts_with("vhost-user-")) {
-        line.insert(1, "serve".into());
+fn command_line(mut line: Vec<OsString>) -> Vec<OsString> {
+    if back_end(&line).is_some() {
+        line.insert(1, SERVE.into());
     }
-    let serves = line.get(1).is_some_and(|command| command == "serve");
+    let serves = line.get(1).is_some_and(|command| command == SERVE);
     if serves && line.iter().any(|word| word == CAPABILITIES) {
         line.truncate(2);
         line.push(CAPABILITIES.into());

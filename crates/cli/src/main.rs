@@ -12,6 +12,7 @@ mod conventions;
 mod device;
 mod histogram;
 mod input;
+mod lost;
 mod output;
 mod random;
 mod report;
@@ -25,12 +26,9 @@ mod transfer;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     let line = std::env::args_os().collect();
-    let cli = args::Cli::parse_from(conventions::command_line(line));
-    match commands::run(cli.command) {
+    match commands::run(conventions::parse(line).command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => output::fail(&error),
     }

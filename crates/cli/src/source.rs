@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use zvb_host::server::{Level, Log};
 use zvb_storage::{
-    EngineKind, HOST_REQUESTS, HostDisk, HostOptions, Image, Memory, OpenOptions, Recovery, Volume,
-    is_block_device, is_boot_known,
+    EngineKind, HOST_REQUESTS, HostDisk, HostOptions, Image, Memory, OpenError, OpenOptions,
+    Recovery, Volume, inspect, is_block_device, is_boot_known,
 };
 
 use crate::output::Usage;
@@ -67,6 +67,14 @@ impl Source {
             ))),
             None if is_block_device(&path) => Ok(Self::Host(path)),
             None => Ok(Self::Image(path)),
+        }
+    }
+
+    /// Finds out that there is such a disk, before anything else is done for it.
+    pub(crate) fn find(&self) -> Result<(), OpenError> {
+        match self {
+            Self::Image(path) if !path.exists() => inspect(path).map(|_| ()),
+            _ => Ok(()),
         }
     }
 

@@ -508,3 +508,23 @@ fn a_server_is_confined_unless_it_is_told_otherwise() {
         assert_eq!(server.end(rustix::process::Signal::TERM), Some(0));
     }
 }
+
+#[test]
+fn a_disk_that_is_not_there_is_told_of_first() {
+    let place = Place::new();
+    // Whatever this host has for attaching it.
+    let run = place.run(&["attach", "nosuch.zvb"]);
+    assert_eq!(run.code(), 1);
+    let said = "zvb: nosuch.zvb: there is no such file; `zvb create` makes one\n";
+    assert_eq!(run.err(), said);
+    let device = "/dev/zvb-test-no-such-device";
+    for line in
+        [&["attach", device][..], &["serve", device, "--socket-path", "s"], &["info", device]]
+    {
+        let run = place.run(line);
+        assert_eq!(run.code(), 1, "{line:?}");
+        assert_eq!(run.err(), format!("zvb: {device}: there is no such device\n"), "{line:?}");
+    }
+    let run = place.run(&["info", "/dev/shm/zvb-test-no-such-image"]);
+    assert!(run.err().contains("no such file"), "{}", run.err());
+}

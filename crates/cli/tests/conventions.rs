@@ -49,6 +49,13 @@ fn the_description_for_management_programs_names_a_program_that_serves() {
     assert!(output.status.success());
     let capabilities: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(capabilities["type"], "block");
+    // It is no word of its command line that it serves.
+    for word in ["--help", "--nonsense"] {
+        let output = Command::new(&link).arg(word).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let usage = said.lines().find(|line| line.starts_with("Usage:")).unwrap();
+        assert_eq!(usage, "Usage: vhost-user-zvb [OPTIONS] [DISK]");
+    }
     // And it takes the options of a block back end.
     let output = Command::new(&link).args(["--blk-file", "none", "--read-only"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -103,6 +110,48 @@ fn without_a_socket_or_with_too_many_there_is_nothing_to_serve() {
     }
 }
 
+/// The commands of dist/README.md, with another root, which is empty, and this build.
+#[test]
+fn what_the_readme_installs_gets_there() {
+    let place = Place::new();
+    let text = dist("README.md");
+    let (_, rest) = text.split_once("```sh\n").unwrap();
+    let (block, _) = rest.split_once("```").unwrap();
+    let root = place.path("root");
+    let commands = block
+        .lines()
+        .filter(|line| !line.starts_with("cargo "))
+        .map(|line| line.replace("target/dist/zvb", zvb()))
+        .map(|line| line.replace(" /usr/", &format!(" {}/usr/", root.display())))
+        .collect::<Vec<_>>()
+        .join("\n");
+    // As it is installed, it is found.
+    let path = format!("{}/usr/bin:{}", root.display(), std::env::var("PATH").unwrap());
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &commands])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for (file, holds) in [
+        ("man/man1/zvb-serve.1", ".TH"),
+        ("bash-completion/completions/zvb", "complete"),
+        ("zsh/vendor-completions/_zvb", "#compdef zvb"),
+        ("fish/vendor_completions.d/zvb.fish", "complete -c zvb"),
+        ("qemu/vhost-user/90-zvb.json", "vhost-user-zvb"),
+    ] {
+        let text = fs::read_to_string(root.join("usr/share").join(file)).unwrap();
+        assert!(text.contains(holds), "{file}");
+    }
+    for unit in ["zvb@.service", "zvb@.socket"] {
+        assert!(root.join("usr/lib/systemd/system").join(unit).exists());
+    }
+    let linked = fs::canonicalize(root.join("usr/libexec/vhost-user-zvb")).unwrap();
+    assert_eq!(linked, fs::canonicalize(root.join("usr/bin/zvb")).unwrap());
+}
+
 #[test]
 fn units_start_a_server_that_exists() {
     let service = dist("systemd/zvb@.service");
@@ -110,7 +159,13 @@ fn units_start_a_server_that_exists() {
     let options: Vec<&str> = start.split(' ').skip(1).filter(|word| !word.contains('$')).collect();
     assert_eq!(options, ["serve", "--quiet"]);
     assert!(service.contains("Type=notify"));
-    assert!(dist("systemd/zvb@.socket").contains("ListenStream=/run/zvb/%i.sock"));
+    let socket = dist("systemd/zvb@.socket");
+    assert!(socket.contains("ListenStream=/run/zvb/%i.sock"));
+    // Nobody is let in who was not meant to be, and it is said how.
+    assert!(socket.lines().any(|line| line == "SocketMode=0660"));
+    for text in [&socket, &dist("README.md")] {
+        assert!(text.contains("SocketGroup=kvm") && text.contains("SocketUser="));
+    }
 }
 
 #[test]
@@ -161,4 +216,6 @@ fn there_is_a_manual_page_for_every_command() {
         assert!(page("zvb.1").contains(&format!("zvb\\-{command}(1)")), "{command} in zvb.1");
     }
     assert!(page("zvb-serve.1").contains("\\-\\-socket\\-path"));
+    // Without -a, modprobe takes the names after the first for parameters.
+    assert!(page("zvb-attach.1").contains("modprobe \\-a vduse virtio_vdpa virtio_blk"));
 }

@@ -10,7 +10,7 @@ use crate::source::SourceArgs;
 
 pub(crate) const ATTACH_HELP: &str = "\
 The running kernel's own virtio-blk driver gets the disk, without a VM: it wants root, and the modules vduse, \
-virtio_vdpa and virtio_blk (modprobe vduse virtio_vdpa virtio_blk).
+virtio_vdpa and virtio_blk (modprobe -a vduse virtio_vdpa virtio_blk).
 
 The command goes on until SIGTERM, SIGINT or `zvb detach`. Then it takes the disk from the kernel and ends; but \
 when the disk is in use (mounted, or under another device), it stays in the kernel, and its requests wait until \
@@ -20,7 +20,8 @@ acknowledged is lost, and what was asked for and not answered is done then.";
 pub(crate) const DETACH_HELP: &str = "\
 A disk that is in use (mounted, or under another device) is not taken away without --force. A disk that nobody \
 serves any more, because `zvb attach` was killed, is taken over first, so that what the kernel still waits for \
-is answered.";
+is answered. When its image is gone, or another one is there, --force takes the disk away all the same: what the \
+kernel still waits for fails.";
 
 #[derive(Args, Debug)]
 pub(crate) struct AttachArgs {

@@ -9,11 +9,13 @@ use zvb_device::{Device, DeviceOptions};
 use zvb_host::control::Controlled;
 use zvb_host::server::{Level, Log, LogObserver, Shutdown};
 use zvb_host::vduse::{self, AttachOptions, Attachment, Outcome, Outside, TRANSPORT};
+use zvb_storage::Volume;
 
 use super::serve::{Stderr, confine};
 use crate::args::attach::AttachArgs;
 use crate::attached::{Attached, FOLDER, Record};
 use crate::control::desk;
+use crate::lost::{Lost, WrittenShape};
 use crate::output;
 use crate::source::Source;
 
@@ -21,8 +23,8 @@ pub(super) fn run(args: &AttachArgs) -> anyhow::Result<()> {
     let log: Arc<dyn Log> =
         Arc::new(Stderr { least: Stderr::least(args.output.quiet, args.verbose) });
     let shutdown = Shutdown::on_signals().context("cannot take signals")?;
-    let end = End { shutdown, force: false };
-    serve(args, &end, &log, |attached, disk| announce(args, &attached.name, disk))
+    let end = End { shutdown, force: false, lost: None };
+    serve(args, end, &log, |attached, disk| announce(args, &attached.name, disk))
 }
 
 /// When a disk is taken back.
@@ -30,12 +32,14 @@ pub(super) struct End {
     pub(super) shutdown: Shutdown,
     /// Whoever uses it.
     pub(super) force: bool,
+    /// The disk is gone, and this stands in for it.
+    pub(super) lost: Option<Lost>,
 }
 
 /// Attaches a disk and serves it to its end.
 pub(super) fn serve(
     args: &AttachArgs,
-    end: &End,
+    end: End,
     log: &Arc<dyn Log>,
     ready: impl FnOnce(&Attached, &Path),
 ) -> anyhow::Result<()> {
@@ -44,6 +48,9 @@ pub(super) fn serve(
     let source = Source::parse(&args.disk, &args.source)?;
     let name = args.name.clone().unwrap_or_else(|| default_name(&source));
     // Before anything is opened or written: whether it can be done at all.
+    if end.lost.is_none() {
+        source.find()?;
+    }
     vduse::check(&name)?;
     // While this process has one thread, and nothing that another should not have.
     let outside = Outside::start(&name).context("cannot start another process")?;
@@ -56,10 +63,15 @@ pub(super) fn serve(
         source: absolute(&args.disk, &source),
         command: std::env::args().collect(),
         disk: None,
+        shape: None,
     };
     let mut entry = Entry { record, attached };
     let control = args.control.as_deref().map(desk::bind).transpose()?;
-    let volume = source.open(&args.source, log)?;
+    let volume: Arc<dyn Volume> = match end.lost {
+        Some(lost) => Arc::new(lost),
+        None => source.open(&args.source, log)?,
+    };
+    entry.attached.shape = Some(WrittenShape::of(&volume.shape()));
     let options = DeviceOptions {
         queues: args.queues.get(),
         secure_erase: args.secure_erase,

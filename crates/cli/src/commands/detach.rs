@@ -14,9 +14,10 @@ use zvb_host::vduse;
 
 use super::attach::{self, End};
 use super::serve::Stderr;
-use crate::args::attach::DetachArgs;
+use crate::args::attach::{AttachArgs, DetachArgs};
 use crate::args::{Cli, Command};
 use crate::attached::{self, Attached, Record};
+use crate::lost::{Lost, WrittenShape};
 use crate::output;
 
 /// How long the process that serves a disk may take to let go of it.
@@ -34,7 +35,7 @@ pub(super) fn run(args: &DetachArgs) -> anyhow::Result<()> {
         None => ask_to_end(&attached, args.force)?,
         Some(record) => {
             drop(record);
-            take_over(&attached)?;
+            take_over(&attached, args.force)?;
         }
     }
     if args.output.json {
@@ -101,8 +102,8 @@ fn ask_to_end(attached: &Attached, force: bool) -> anyhow::Result<()> {
 }
 
 /// Nobody serves the disk: this process does, so that what the kernel waits for is answered, and takes it back.
-fn take_over(attached: &Attached) -> anyhow::Result<()> {
-    let name = &attached.name;
+fn take_over(attached: &Attached, force: bool) -> anyhow::Result<()> {
+    let (name, pid) = (&attached.name, attached.pid);
     let command = Cli::try_parse_from(&attached.command).ok().map(|cli| cli.command);
     let Some(Command::Attach(mut before)) = command else {
         bail!(
@@ -114,11 +115,29 @@ fn take_over(attached: &Attached) -> anyhow::Result<()> {
     before.disk = attached.source.clone();
     before.name = Some(name.clone());
     before.control = None;
+    let Err(why) = go_on(&before, None) else { return Ok(()) };
+    let lost = attached.shape.as_ref().and_then(WrittenShape::shape).map(Lost::new);
+    let Some(lost) = lost.filter(|_| vduse::exists(name)) else {
+        return Err(why.context(format!("cannot take {name} back, which {pid} left")));
+    };
+    if !force {
+        return Err(why.context(format!(
+            "cannot take {name} back, which {pid} left; --force takes it away without its disk, and what the kernel \
+             was not answered yet is lost"
+        )));
+    }
+    output::log(format_args!(
+        "{why:#}; {name} is taken away without its disk: what the kernel was not answered yet fails, and is lost"
+    ));
+    go_on(&before, Some(lost)).with_context(|| format!("cannot take {name} away, which {pid} left"))
+}
+
+/// Serves a disk that another process left, or what stands in for it, for as long as it takes to detach it.
+fn go_on(before: &AttachArgs, lost: Option<Lost>) -> anyhow::Result<()> {
     let log: Arc<dyn Log> = Arc::new(Stderr { least: Stderr::least(true, false) });
     let shutdown = Shutdown::new().context("cannot go on with the disk")?;
     shutdown.trigger();
-    attach::serve(&before, &End { shutdown, force: true }, &log, |_, _| ())
-        .with_context(|| format!("cannot take {name} back, which {} left", attached.pid))
+    attach::serve(before, End { shutdown, force: true, lost }, &log, |_, _| ())
 }
 
 #[cfg(test)]

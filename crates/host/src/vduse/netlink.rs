@@ -73,7 +73,7 @@ const _: () = {
 pub enum BusError {
     /// The kernel knows nothing of vdpa.
     #[error(
-        "the kernel has no vdpa bus: load the modules vduse and virtio_vdpa (modprobe vduse virtio_vdpa)"
+        "the kernel has no vdpa bus: load its modules (modprobe -a vduse virtio_vdpa virtio_blk)"
     )]
     NoBus,
     /// Netlink does not work.

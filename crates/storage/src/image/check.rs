@@ -288,8 +288,7 @@ pub fn check(
     options: &CheckOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<CheckReport, OpenError> {
-    check_file(path, options, progress)
-        .map_err(|reason| OpenError { path: path.to_owned(), reason })
+    check_file(path, options, progress).map_err(OpenError::at(path))
 }
 
 fn check_file(

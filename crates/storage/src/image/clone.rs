@@ -68,8 +68,7 @@ impl Image {
         options: &CloneOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Cloned, CloneError> {
-        let (file, header) =
-            source(from).map_err(|reason| OpenError { path: from.to_owned(), reason })?;
+        let (file, header) = source(from).map_err(OpenError::at(from))?;
         let new_identity = !options.same_identity;
         if new_identity && header.unknown_ro_compat() != 0 {
             let reason = Refusal::ReadOnlyFeatures(header.unknown_ro_compat());

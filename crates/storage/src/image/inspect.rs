@@ -51,7 +51,7 @@ pub enum ImageState {
 
 /// What the image at `path` says of itself. Takes no lock, changes nothing.
 pub fn inspect(path: &Path) -> Result<ImageInfo, OpenError> {
-    look(path).map_err(|reason| OpenError { path: path.to_owned(), reason })
+    look(path).map_err(OpenError::at(path))
 }
 
 fn look(path: &Path) -> Result<ImageInfo, Refusal> {

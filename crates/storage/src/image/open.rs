@@ -70,7 +70,7 @@ impl Recovery {
 impl Image {
     /// Opens the image at `path`.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
-        open_file(path, options).map_err(|reason| OpenError { path: path.to_owned(), reason })
+        open_file(path, options).map_err(OpenError::at(path))
     }
 
     /// Opens the image on `medium`, which nobody else has.

@@ -18,6 +18,21 @@ pub struct OpenError {
     pub reason: Refusal,
 }
 
+impl OpenError {
+    /// Why the image at `path` is not opened.
+    pub(crate) fn at(path: &Path) -> impl FnOnce(Refusal) -> Self + use<'_> {
+        |reason| {
+            // Below /dev, nobody means to make an image, but where memory is.
+            let device = path.starts_with("/dev") && !path.starts_with("/dev/shm");
+            let reason = match reason {
+                Refusal::NotFound if device => Refusal::NoDevice,
+                reason => reason,
+            };
+            Self { path: path.to_owned(), reason }
+        }
+    }
+}
+
 /// Something that could not be done with a file.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", .path.display())]
@@ -43,6 +58,9 @@ pub enum Refusal {
     /// There is no such file.
     #[error("there is no such file; `zvb create` makes one")]
     NotFound,
+    /// There is no such file, where devices are.
+    #[error("there is no such device")]
+    NoDevice,
     /// The system does not let us.
     #[error("permission denied")]
     Permission,
