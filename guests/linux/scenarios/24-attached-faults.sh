@@ -88,5 +88,38 @@ cmp /tmp/data /tmp/fs/data
 umount /tmp/fs
 zvb detach disk --quiet
 wait "$server"
+
+echo "-- its process is killed, and its image is gone"
+attach --size 64M --zone-size 4M --conventional 1
+kill -9 "$server"
+wait "$server" 2>/dev/null || true
+# Nobody answers this one.
+dd if=/tmp/data of="$disk" bs=64k count=1 oflag=direct conv=notrunc status=none 2>/tmp/dd.err &
+writer=$!
+sleep 1
+rm "$image"
+fails zvb detach disk
+grep -q -- "--force" /tmp/fails || { cat /tmp/fails; exit 1; }
+zvb detach disk --force >/tmp/lost 2>&1 || { cat /tmp/lost; exit 1; }
+cat /tmp/lost
+grep -q "no such file" /tmp/lost
+! wait "$writer" || { echo "the write went nowhere, and succeeded"; exit 1; }
+equal "the device, and what is written of it" "$(ls /dev/vduse)$(ls /run/zvb)" control
+
+echo "-- its process is killed, and another image is there"
+attach --size 64M --zone-size 4M --conventional 1
+kill -9 "$server"
+wait "$server" 2>/dev/null || true
+zvb create "$image" --size 32M --force --quiet
+cp "$image" /tmp/other.zvb
+fails zvb detach disk
+zvb detach disk --force >/tmp/lost 2>&1 || { cat /tmp/lost; exit 1; }
+cat /tmp/lost
+equal "the device, and what is written of it" "$(ls /dev/vduse)$(ls /run/zvb)" control
+# That one was none of its business.
+zvb check "$image" >/tmp/check || { cat /tmp/check; exit 1; }
+zvb dump "$image" >/tmp/after
+zvb dump /tmp/other.zvb >/tmp/before
+cmp /tmp/before /tmp/after
 EOS
 }
