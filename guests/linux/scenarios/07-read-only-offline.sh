@@ -36,6 +36,11 @@ equal "zonefs: an offline zone has a file of nothing" "$(stat -c '%s %A' /tmp/fs
 fails dd if=/tmp/data of=/tmp/fs7/seq/1 bs=4k count=1 oflag=direct,append conv=notrunc
 umount /tmp/fs7
 EOS
+    # It was the disk that refused all of that.
+    local kind
+    for kind in write open close finish reset; do
+        [ "$(with_errors disk $kind)" -ge 3 ] || { statistics disk; echo "not three of $kind"; return 1; }
+    done
     control restore --zone 2
     inside <<'EOS'
 blkzone reset -o $((2 * 16384)) -c 1 "$disk"

@@ -33,7 +33,7 @@ says "is no name for a disk"
 fails setpriv --reuid 65534 --clear-groups zvb attach mem:64M
 says "only root may"
 fails zvb attach /tmp/nothing.zvb
-says "nothing.zvb"
+says "/tmp/nothing.zvb: there is no such file"
 fails zvb detach disk
 says "no disk is attached as disk; nothing is"
 equal "what is written down" "$(ls /run/zvb)" ""

@@ -34,8 +34,13 @@ fails put 4
 equal "a write that failed" "$(zone 4 wptr)" 0
 put 4
 equal "after a write that failed" "$(zone 4 wptr)" 2048
-zvb ctl --control /tmp/control stats | grep -q write
+errors=$(zvb ctl --control /tmp/control stats | awk '$1 ~ /^[0-9]+$/ && $2 == "write" { n += $4 } END { print n + 0 }')
+[ "$errors" -ge 1 ]
 fails nobody zvb ctl --control /tmp/control stats
+says "ermission denied"
+fails nobody zvb detach disk
+says "only root may"
+equal "still there" "$(conditions 1 4)" "em ro of oi"
 ctl restore --zone 2 --count 2
 blkzone reset -o $((2 * 8192)) -c 2 "$disk"
 
