@@ -282,6 +282,10 @@ fn what_makes_no_sense_is_refused_with_what_does() {
     let other = place.run(&["serve", "mem:1M", "--socket-path", "t", "--control", "c"]);
     fails(&other, "c is in use by a running server; use another --control");
     assert!(!place.path("t").exists());
+    let both = place.run(&["serve", "mem:1M", "--socket-path", "./t", "--control", "t"]);
+    assert_eq!(both.code(), 2);
+    assert!(both.err().contains("t can not be both --socket-path and --control"), "{}", both.err());
+    assert!(!place.path("t").exists());
 
     let plain = Place::new();
     let _server = plain.serve(&["mem:16M", "--model", "none", "--control", "c"]);

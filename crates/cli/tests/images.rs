@@ -144,6 +144,32 @@ fn a_clone_is_another_disk_with_the_same_data() {
     place.run(&["clone", "d.zvb", "e.zvb", "--force", "--same-id"]).ok();
     let [a, b] = ["d.zvb", "e.zvb"].map(|name| fs::read(place.path(name)).unwrap());
     assert!(a == b);
+    // With a feature of a later version that forbids any change.
+    let superblock = |file: &File| {
+        let mut block = [0; 512];
+        file.read_exact_at(&mut block, 0).unwrap();
+        block
+    };
+    let file = File::options().read(true).write(true).open(place.path("e.zvb")).unwrap();
+    let mut block = superblock(&file);
+    block[16] = 4;
+    let sum = checksum(&block[..508]);
+    block[508..].copy_from_slice(&sum.to_le_bytes());
+    // One is enough: the other is torn.
+    file.write_all_at(&block, 0).unwrap();
+    file.write_all_at(&[0; 512], 4096).unwrap();
+    let later = place.run(&["clone", "e.zvb", "f.zvb"]);
+    assert_eq!(later.code(), 1);
+    assert!(later.err().contains("copied as it is, with its name: --same-id"), "{}", later.err());
+    place.run(&["clone", "e.zvb", "f.zvb", "--same-id"]).ok();
+    let checked = place.run(&["check", "f.zvb"]);
+    assert!(checked.out().contains("torn or missing (byte 4096 of the file); use the zvb that"));
+}
+
+/// CRC-32C, bit by bit.
+fn checksum(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
 #[test]
@@ -179,7 +205,10 @@ fn zones_are_dumped_and_loaded() {
         ("{", "no table of zones"),
         (r#"{"zones": [{"zone": 5, "cond": "shut"}]}"#, "is no condition"),
         (r#"{"zones": [{"zone": 16, "cond": "empty"}]}"#, "there is no zone 16"),
-        (r#"{"zones": [{"zone": 5, "cond": "closed", "written": 9}]}"#, "zone 5: 9 sectors"),
+        (
+            r#"{"zones": [{"zone": 5, "cond": "closed", "written": 9}]}"#,
+            "9 sectors written, which is no multiple of the write granularity of 8",
+        ),
     ] {
         fs::write(place.path("t.json"), text).unwrap();
         let run = place.run(&["load", "d.zvb", "t.json"]);

@@ -44,13 +44,23 @@ pub enum RecordError {
         /// The type of the zone.
         zone_type: ZoneType,
     },
-    /// More, or other, than can be written.
+    /// More than can be written.
     #[error("{written} sectors written of {capacity}")]
     Written {
         /// What the record says.
         written: Sector,
         /// What fits.
         capacity: Sector,
+    },
+    /// Not as many as requests write.
+    #[error(
+        "{written} sectors written, which is no multiple of the write granularity of {granule}"
+    )]
+    Unaligned {
+        /// What the record says.
+        written: Sector,
+        /// The write granularity.
+        granule: Sector,
     },
     /// Data where there is none.
     #[error("slot {slot} of {slots}")]
@@ -113,10 +123,12 @@ impl Entry {
         } else {
             geometry.capacity(zone)
         };
-        let aligned =
-            zone_type != ZoneType::SequentialRequired || written.is_multiple_of(geometry.granule());
-        if written > capacity || !aligned {
+        if written > capacity {
             return Err(RecordError::Written { written, capacity });
+        }
+        let granule = geometry.granule();
+        if zone_type == ZoneType::SequentialRequired && !written.is_multiple_of(granule) {
+            return Err(RecordError::Unaligned { written, granule });
         }
         let slot = u32::try_from(above).unwrap_or(u32::MAX).checked_sub(1);
         match slot {

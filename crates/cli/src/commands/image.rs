@@ -184,6 +184,10 @@ pub(super) fn run_clone(args: &CloneArgs) -> Result<()> {
     let cloned = Image::clone_file(&args.from, &args.to, &options, &mut |p| bar.show(p));
     bar.clear();
     let cloned = cloned.map_err(|error| match error {
+        CloneError::From(error) if matches!(error.reason, Refusal::ReadOnlyFeatures(_)) => {
+            let text = format!("{error}, and copied as it is, with its name: --same-id");
+            anyhow::Error::new(error).context(text)
+        }
         CloneError::From(error) => in_use(error, "stop who uses it first"),
         CloneError::To(error @ CreateError::Exists(_)) => {
             let text = format!("{error}; use another name, or --force to replace it");

@@ -26,6 +26,13 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let capabilities = json!({ "type": "block", "features": ["read-only", "blk-file"] });
         return output::json(&capabilities);
     }
+    if let (Some(socket), Some(control)) = (&args.socket_path, &args.control)
+        && std::path::absolute(socket).ok() == std::path::absolute(control).ok()
+    {
+        let path = control.display();
+        let both = format!("{path} can not be both --socket-path and --control: use two names");
+        return Err(Usage(both).into());
+    }
     // Dropped last: who waits for the end of the server sees it when nothing of it is left.
     let _waiting;
     let source = source(args)?;

@@ -11,6 +11,7 @@ use zvb_zones::{RestoreError, Snapshot, ZoneId, Zones};
 use super::format::KNOWN_COMPAT;
 use super::open::{Recovery, regular_file, this_boot};
 use super::refusal::{OpenError, Refusal};
+use super::repair::mending;
 use super::survey::{Survey, Surveyed};
 use crate::file::{FileMedium, Lock, lock_file, lock_holder};
 use crate::medium::{Medium, read_bytes};
@@ -100,6 +101,8 @@ pub struct Finding {
     pub at: Option<u64>,
     /// What it is.
     pub problem: Problem,
+    /// What can be done where repairing is refused.
+    instead: Option<&'static str>,
 }
 
 /// What can be wrong with an image that is one.
@@ -218,7 +221,7 @@ fn not_in_order(recovery: Recovery) -> &'static str {
 
 impl Finding {
     fn of(problem: Problem) -> Self {
-        Self { zone: None, at: None, problem }
+        Self { zone: None, at: None, problem, instead: None }
     }
 
     /// How bad it is.
@@ -245,6 +248,7 @@ impl Finding {
 
     /// What can be done about it.
     pub fn advice(&self) -> &'static str {
+        let repair = |does| self.instead.unwrap_or(does);
         match &self.problem {
             Problem::NotInOrder(_) | Problem::TornCopy | Problem::Remains { .. } => {
                 "nothing to do: it is seen to when the image is next opened for writing"
@@ -253,14 +257,14 @@ impl Finding {
                 "nothing to do: the file system is asked when the image is next opened for writing"
             }
             Problem::Superblock | Problem::AboveEnd | Problem::Truncated { .. } => {
-                "--repair mends it"
+                repair("--repair mends it")
             }
             Problem::Features(_) | Problem::TooLong { .. } => "nothing to do",
             Problem::ReadOnlyFeatures(_) => "use the zvb that made it to write to it",
             Problem::Record(_) => {
-                "--repair brings back what the last flush said, or takes the zone offline"
+                repair("--repair brings back what the last flush said, or takes the zone offline")
             }
-            Problem::DataCutOff => "--repair takes the zone offline; a backup has its data",
+            Problem::DataCutOff => repair("--repair takes the zone offline; a backup has its data"),
             Problem::TooManyActive { .. } | Problem::States(_) => {
                 "`zvb dump`, change the states, and `zvb load` them"
             }
@@ -329,6 +333,7 @@ fn check_medium(
         progress: Progress { done: 0, total: 0 },
         tell: progress,
         bytes_read: 0,
+        instead: instead_of_repair(&survey),
     };
     checker.image(in_use);
     checker.zones();
@@ -347,6 +352,15 @@ fn check_medium(
     })
 }
 
+/// What can be done about damage when the image is one that [`repair`](super::repair()) refuses.
+fn instead_of_repair(survey: &Survey) -> Option<&'static str> {
+    if survey.header.unknown_ro_compat() != 0 {
+        return Some("use the zvb that made the image to repair it");
+    }
+    let refused = survey.has_bad_zones() && mending(survey).is_none();
+    refused.then_some("--repair has no room to note what is lost, and refuses; a backup has it")
+}
+
 struct Checker<'a> {
     medium: &'a dyn Medium,
     survey: &'a Survey,
@@ -355,10 +369,13 @@ struct Checker<'a> {
     progress: Progress,
     tell: &'a mut dyn FnMut(Progress),
     bytes_read: u64,
+    /// See [`Finding`].
+    instead: Option<&'static str>,
 }
 
 impl Checker<'_> {
-    fn found(&mut self, finding: Finding) {
+    fn found(&mut self, mut finding: Finding) {
+        finding.instead = self.instead;
         // Room is made for what is worse, so that the worst is never left out.
         if self.findings.len() >= FINDINGS_MAX {
             self.left_out = self.left_out.saturating_add(1);
@@ -412,15 +429,15 @@ impl Checker<'_> {
             let Surveyed { entry, cut, torn_copy, .. } = surveyed;
             match entry {
                 Err(source) => {
-                    self.found(Finding { zone, at, problem: Problem::Record(*source) });
+                    self.found(Finding { zone, at, ..Finding::of(Problem::Record(*source)) });
                 }
                 Ok(_) if *torn_copy => {
-                    self.found(Finding { zone, at, problem: Problem::TornCopy });
+                    self.found(Finding { zone, at, ..Finding::of(Problem::TornCopy) });
                 }
                 Ok(_) => {}
             }
             if *cut {
-                self.found(Finding { zone, at: None, problem: Problem::DataCutOff });
+                self.found(Finding { zone, at: None, ..Finding::of(Problem::DataCutOff) });
             }
         }
     }
@@ -460,7 +477,7 @@ impl Checker<'_> {
                 let tail = start.saturating_add(written)..start.saturating_add(layout.slot_bytes);
                 if let Some(at) = self.first_data(tail, exact)? {
                     let problem = Problem::AboveEnd;
-                    self.found(Finding { zone: Some(zone), at: Some(at), problem });
+                    self.found(Finding { zone: Some(zone), at: Some(at), ..Finding::of(problem) });
                 }
             }
         }
@@ -476,7 +493,7 @@ impl Checker<'_> {
                 Some(data) if data < end => {
                     if let Some(at) = self.first_data(data..end, exact)? {
                         let problem = Problem::Remains { slot };
-                        self.found(Finding { zone: None, at: Some(at), problem });
+                        self.found(Finding { zone: None, at: Some(at), ..Finding::of(problem) });
                     }
                 }
                 Some(data) => next = data,
@@ -591,7 +608,7 @@ impl Checker<'_> {
         let bytes = run.end.saturating_sub(run.start);
         let zone = zone.or_else(|| self.linear_zone(run.start));
         let problem = Problem::Unreadable { bytes, code };
-        self.found(Finding { zone, at: Some(run.start), problem });
+        self.found(Finding { zone, at: Some(run.start), ..Finding::of(problem) });
     }
 
     /// The conventional zone whose data is at byte `at` of the file.

@@ -99,7 +99,12 @@ pub fn repair_on(
     boot: Option<[u8; 16]>,
 ) -> Result<RepairReport, RepairError> {
     let boot = boot.unwrap_or_else(this_boot);
-    let survey = Survey::of(medium.as_ref(), boot, false)?;
+    let mut survey = Survey::of(medium.as_ref(), boot, false)?;
+    if survey.recovery == Recovery::SyncFailed {
+        // As whoever opens it does: what is believed is to be what the medium has.
+        medium.forget().map_err(Refusal::io("read"))?;
+        survey = Survey::of(medium.as_ref(), boot, false)?;
+    }
     if survey.header.unknown_ro_compat() != 0 {
         return Err(Refusal::ReadOnlyFeatures(survey.header.unknown_ro_compat()).into());
     }
@@ -132,17 +137,26 @@ pub fn repair_on(
     Ok(RepairReport { recovery: survey.recovery, repairs })
 }
 
+/// The superblock that is to point to the table of the mended zones. `None` when that has no place: in a file
+/// that is cut off, only before all data is one. To be made longer than that it must be noted first what was
+/// lost, or it would come back as zeroes.
+pub(super) fn mending(survey: &Survey) -> Option<Header> {
+    let old = &survey.header;
+    // In no known boot: whoever opens it believes what is durable, and clears what lies above it.
+    let new = placed(old, Header { state: State::Dirty, boot: [0; 16], ..old.clone() })?;
+    let layout = &old.layout;
+    let regions = [(layout.linear_at, layout.linear_bytes), (layout.slots_at, layout.slots_len())];
+    let data = regions.into_iter().filter(|(_, len)| *len > 0).map(|(at, _)| at).min();
+    let is_apart = new.table().end <= survey.len.max(data.unwrap_or(0));
+    (survey.len >= old.file_bytes || is_apart).then_some(new)
+}
+
 /// Makes every zone what it can be vouched for to be.
 fn mend_zones(medium: &dyn Medium, survey: &Survey) -> Result<(), RepairError> {
     let old = &survey.header;
-    // In no known boot: whoever opens it believes what is durable, and clears what lies above it.
-    let new = Header { state: State::Dirty, boot: [0; 16], ..old.clone() };
-    let new = placed(old, new).ok_or(RepairError::NoRoom)?;
-    if survey.len >= old.file_bytes {
-        medium.lengthen(new.file_bytes).map_err(Refusal::io("lengthen"))?;
-    } else if new.table().end > survey.len {
-        return Err(RepairError::NoRoom);
-    }
+    let new = mending(survey).ok_or(RepairError::NoRoom)?;
+    let end = if survey.len < old.file_bytes { new.table().end } else { new.file_bytes };
+    medium.lengthen(end).map_err(Refusal::io("lengthen"))?;
     let written = write_table(medium, &new, &survey.mended()).inspect_err(|_| {
         // As it was. A medium that fails now too has been told of already.
         let _ = medium.shorten(survey.len);
