@@ -1,5 +1,6 @@
 //! A medium in memory that can fail at will, and lose what was not synced.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -47,6 +48,37 @@ pub(crate) struct State {
     /// more; 0 for never.
     pub(crate) end_at: AtomicU64,
     pub(crate) changes: AtomicU64,
+    /// What was cached has been forgotten, if it was.
+    pub(crate) forgotten: AtomicBool,
+    /// Done when the words are looked at next, before that.
+    pub(crate) meanwhile: Meanwhile,
+}
+
+/// Something that another thread would do just then.
+#[derive(Default)]
+pub(crate) struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Meanwhile {
+    pub(crate) fn set(&self, what: impl FnOnce() + Send + 'static) {
+        *self.0.lock().unwrap() = Some(Box::new(what));
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.0.lock().unwrap().is_none()
+    }
+
+    fn happen(&self) {
+        let what = self.0.lock().unwrap().take();
+        if let Some(what) = what {
+            what();
+        }
+    }
+}
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Meanwhile").finish_non_exhaustive()
+    }
 }
 
 /// See the module.
@@ -118,6 +150,16 @@ impl State {
             if durable != now && rng.below(4) < keep {
                 durable.copy_from_slice(now);
             }
+        }
+        bytes
+    }
+
+    /// The bytes after a power loss on a disk that tears what it is just writing, even within a sector: of
+    /// each superblock that is not durable one half is there, and of the rest what was synced.
+    pub(crate) fn after_torn_superblocks(&self) -> Vec<u8> {
+        let (now, mut bytes) = (self.bytes(), self.durable.lock().unwrap().clone());
+        for at in [0, 4096] {
+            bytes[at..at + 256].copy_from_slice(&now[at..at + 256]);
         }
         bytes
     }
@@ -203,6 +245,7 @@ impl Medium for Faulty {
     }
 
     fn words(&self) -> &[AtomicU64] {
+        self.state.meanwhile.happen();
         &self.words
     }
 
@@ -256,6 +299,11 @@ impl Medium for Faulty {
 
     fn sync(&self) -> io::Result<()> {
         self.state.medium_sync()
+    }
+
+    fn forget(&self) -> io::Result<()> {
+        self.state.forgotten.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn lost_writes(&self) -> io::Result<()> {
