@@ -21,6 +21,11 @@ disk() {
     disks+=("$key")
 }
 
+# zns_disk: in the file of a scenario with a guest of its own, an NVMe disk with zones that QEMU has: /dev/nvme0n1,
+# 64 MiB in zones of 4 MiB, of which 3 may be open and 4 active.
+zns=
+zns_disk() { zns=yes; }
+
 # needs_in_guest FILE...: programs of the host that a scenario wants in the guest's PATH.
 needs_in_guest() {
     local file
@@ -92,6 +97,14 @@ vm_start() {
             -device "vhost-user-test-device-pci,chardev=c$number,virtio-id=2,num_vqs=$vcpus,vq_size=256,config_size=96,addr=$(printf '%x' "${disk_slot[$key]}")"
         )
     done
+    if [ -n "$zns" ]; then
+        truncate -s 64M "$work/zns.raw"
+        arguments+=(
+            -drive "if=none,id=zns,file=$work/zns.raw,format=raw"
+            -device nvme,id=nvme0,serial=zns
+            -device nvme-ns,bus=nvme0,drive=zns,zoned=true,zoned.zone_size=4M,zoned.max_open=3,zoned.max_active=4
+        )
+    fi
     rm -f "$work"/agent.{in,out}
     mkfifo "$work"/agent.{in,out}
     exec 5<>"$work/agent.in" 6<>"$work/agent.out"
