@@ -23,6 +23,22 @@ const REPORT_ZONES: usize = 1023;
 /// How often a device may wake us in a row without an answer.
 const WAKES_MAX: u32 = 1 << 20;
 
+/// All zones that `report` tells of.
+pub(crate) fn all<E: core::error::Error>(
+    report: impl FnOnce(&mut dyn FnMut(Zone)) -> Result<u32, Error<E>>,
+) -> Result<Vec<Zone>, Error<E>> {
+    let mut zones = Vec::new();
+    let mut room = Ok(());
+    report(&mut |zone| {
+        room = room.and_then(|()| zones.try_reserve(1).map_err(|_| RequestError::NoMemory));
+        if room.is_ok() {
+            zones.push(zone);
+        }
+    })?;
+    room?;
+    Ok(zones)
+}
+
 /// Data that goes one way or the other.
 enum Data<'a> {
     Read(&'a mut [u8]),
@@ -148,16 +164,7 @@ impl<T: Transport, D: Dma> Queue<'_, T, D> {
 
     /// All zones of the disk.
     pub fn zones(&mut self) -> Result<Vec<Zone>, Error<T::Error>> {
-        let mut zones = Vec::new();
-        let mut room = Ok(());
-        self.report(Sector::ZERO, u32::MAX, |zone| {
-            room = room.and_then(|()| zones.try_reserve(1).map_err(|_| RequestError::NoMemory));
-            if room.is_ok() {
-                zones.push(zone);
-            }
-        })?;
-        room?;
-        Ok(zones)
+        all(|each| self.report(Sector::ZERO, u32::MAX, each))
     }
 
     /// Opens the zone that starts at `zone` explicitly.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use fake::{Fake, FakeDisk, FakeDriver, Memory, Wire, drive, probe, tamper};
 use zvb_driver::{
     Answer, Checks, Completion, Condition, ConfigError, Disk, Error, Features, Invalid, Lie,
-    Options, ProbeError, Request, RequestError, Sector, SectorRange, SubmitError, Token,
+    Options, ProbeError, Request, RequestError, Sector, SectorRange, SubmitError, Token, Zone,
 };
 
 type Shared = Rc<RefCell<Fake>>;
@@ -473,6 +473,57 @@ fn c107_a_disk_that_grows_while_it_is_looked_at_is_no_liar() {
     assert_eq!(disk.zones().unwrap().len(), 4);
     assert_eq!(disk.report(Sector(30), u32::MAX, |_| {}).unwrap(), 3);
     disk.refresh().unwrap();
+    assert_eq!(disk.zones().unwrap().len(), 10);
+}
+
+/// Conformance 107: a report whose answer is of the disk as it has become, on the way of which it is looked at again.
+#[test]
+fn c107_zones_that_have_grown_since_are_told_as_they_are() {
+    let fake = Fake::zoned();
+    let generation = Rc::new(Cell::new(1));
+    let told = Rc::clone(&generation);
+    fake.borrow_mut().generation = Box::new(move || told.get());
+    let mut disk = drive(&fake);
+    let last = |zones: &[Zone]| zones.last().map(|zone| (zone.start, zone.len, zone.capacity));
+    let short = (Sector(96), Sector(12), Sector(12));
+    assert_eq!(last(&disk.zones().unwrap()), Some(short));
+    become_of(&fake, 240);
+    generation.set(2);
+    let zones = disk.zones().unwrap();
+    assert_eq!((zones.len(), last(&zones)), (10, Some((Sector(216), Sector(24), Sector(16)))));
+    let starts = zones.iter().map(|zone| zone.start.0);
+    assert!(starts.eq((0..10).map(|n| 24 * n)), "each once");
+    assert!(!disk.config_changed().unwrap());
+    assert_eq!(disk.info().capacity, Sector(240));
+    // Where nothing has changed, and where it makes no sense, it is a lie as before.
+    let larger = |reply: &mut fake::Reply| reply.data[64] = 25;
+    tamper(&fake, larger);
+    let lie = |error: Error<_>| {
+        matches!(error, Error::Request(RequestError::Lie(Lie::ZoneCapacity { .. })))
+    };
+    assert!(lie(disk.report(Sector(0), 3, |_| {}).unwrap_err()));
+    for n in 3..80 {
+        let news = Rc::clone(&generation);
+        tamper(&fake, move |reply| {
+            larger(reply);
+            news.set(n);
+        });
+    }
+    assert!(lie(disk.zones().unwrap_err()), "one that goes on for ever is given up");
+    fake.borrow_mut().tamper.clear();
+    fake.borrow_mut().config.capacity = u64::MAX.into();
+    tamper(&fake, larger);
+    generation.set(90);
+    let _ = disk.zones();
+    assert_eq!(disk.info().capacity, Sector(240));
+    // What stays short stays so for whoever asks a queue: only the disk can look again.
+    fake.borrow_mut().config.capacity = 240.into();
+    disk.refresh().unwrap();
+    become_of(&fake, 108);
+    disk.refresh().unwrap();
+    become_of(&fake, 240);
+    generation.set(91);
+    assert!(lie(disk.queue(0).unwrap().zones().unwrap_err()));
     assert_eq!(disk.zones().unwrap().len(), 10);
 }
 
