@@ -44,6 +44,9 @@ pub(crate) struct Plan {
     pub(crate) shared: Option<Member>,
     /// Whether zones must be reset before they are written.
     pub(crate) zoned: bool,
+    /// A zone is full, and nothing in flight to it, before another is begun: the disk has no room for more
+    /// active zones than those that are written at a time.
+    pub(crate) one_by_one: bool,
     /// For random numbers.
     pub(crate) seed: u64,
 }
@@ -129,6 +132,9 @@ impl Load<'_> {
         }
         let now = Instant::now();
         while self.left > 0 {
+            if self.in_flight > 0 && self.places.leaves_a_zone() {
+                break;
+            }
             let Some(buffer) = self.spare.pop() else { break };
             self.left -= 1;
             let request = self.places.next(queue, buffer)?;
@@ -240,20 +246,53 @@ impl<'p> Places<'p> {
         (run, place.saturating_mul(sectors))
     }
 
+    /// True when the next request may begin another zone, and what is in flight must have ended before that.
+    fn leaves_a_zone(&self) -> bool {
+        if !self.plan.one_by_one {
+            return false;
+        }
+        let sectors = self.plan.bytes as u64 / SECTOR_BYTES;
+        self.ways.get(self.turn).is_some_and(|way| match &self.plan.shared {
+            Some(_) => way.done == 0,
+            None => way.done == 0 || self.is_done(*way, sectors),
+        })
+    }
+
+    /// True when all the requests have been sent that the run of `way` takes.
+    fn is_done(&self, way: Way, sectors: u64) -> bool {
+        way.done >= self.run(way.index).sectors.0 / sectors.max(1)
+    }
+
+    /// Ends a zone that requests of this size do not fill: it would stay active.
+    fn leave(
+        &self,
+        queue: &mut Queue<'_, VhostUser, SharedMemory>,
+        run: Run,
+        filled: u64,
+    ) -> anyhow::Result<()> {
+        if !self.plan.one_by_one || filled >= run.sectors.0 {
+            return Ok(());
+        }
+        let done = queue.finish(run.at).map_err(explain);
+        done.with_context(|| format!("cannot finish the zone at sector {}", run.at))?;
+        Ok(())
+    }
+
     fn onwards(
         &mut self,
         queue: &mut Queue<'_, VhostUser, SharedMemory>,
         sectors: u64,
     ) -> anyhow::Result<(Run, u64)> {
         if let Some(member) = &self.plan.shared {
-            return self.append_with_others(queue, member);
+            return self.append_with_others(queue, member, sectors);
         }
         let (count, turn) = (self.ways.len(), self.turn);
         self.turn = (turn + 1) % count.max(1);
         let Some(Way { mut index, mut done }) = self.ways.get(turn).copied() else {
             return Ok((self.run(0), 0));
         };
-        if done >= self.run(index).sectors.0 / sectors.max(1) {
+        if self.is_done(Way { index, done }, sectors) {
+            self.leave(queue, self.run(index), done.saturating_mul(sectors))?;
             // The next of this way's own.
             index += count;
             if index >= self.plan.runs.len() {
@@ -277,6 +316,7 @@ impl<'p> Places<'p> {
         &mut self,
         queue: &mut Queue<'_, VhostUser, SharedMemory>,
         member: &Member,
+        sectors: u64,
     ) -> anyhow::Result<(Run, u64)> {
         let Some(mut way) = self.ways.first().copied() else { return Ok((self.run(0), 0)) };
         if way.done == 0 {
@@ -286,7 +326,12 @@ impl<'p> Places<'p> {
                 done: member.part(),
             };
             if first {
-                member.wait_for_others(round, self.plan.runs.len())?;
+                let zones = if self.plan.one_by_one { 1 } else { self.plan.runs.len() };
+                member.wait_for_others(round, zones)?;
+                if let Some(before) = round.checked_sub(1) {
+                    let index = before % self.plan.runs.len().max(1) as u64;
+                    self.leave(queue, self.run(index as usize), member.fills() * sectors)?;
+                }
                 reset(queue, self.run(way.index))?;
                 member.begin(round);
             } else {

@@ -35,10 +35,10 @@ struct Shared {
 impl Member {
     /// `queues` of them, for zones that take `each` appends.
     pub(crate) fn all(queues: usize, each: u64) -> Vec<Self> {
-        let part = each.clamp(1, PART);
+        let (part, parts) = Self::parts(each);
         let shared = Arc::new(Shared {
             part,
-            parts: (each / part).max(1),
+            parts,
             next: AtomicU64::new(0),
             begun: AtomicU64::new(0),
             rounds: (0..queues).map(|_| AtomicU64::new(0)).collect(),
@@ -46,9 +46,20 @@ impl Member {
         (0..queues).map(|queue| Self { shared: Arc::clone(&shared), queue }).collect()
     }
 
+    /// Appends of a part, and parts of a zone that takes `each` appends.
+    pub(crate) fn parts(each: u64) -> (u64, u64) {
+        let part = each.clamp(1, PART);
+        (part, (each / part).max(1))
+    }
+
     /// How many appends [`take`](Self::take) takes.
     pub(super) fn part(&self) -> u64 {
         self.shared.part
+    }
+
+    /// How many appends a zone gets.
+    pub(super) fn fills(&self) -> u64 {
+        self.shared.part * self.shared.parts
     }
 
     /// The round of the next appends, and whether they are its first.
@@ -70,8 +81,8 @@ impl Member {
         }
     }
 
-    /// Waits until no queue is in the round that had the same of `zones` zones before, and all zones before
-    /// this one are reset.
+    /// Waits until no queue is in the round that had the same of `zones` zones before (with one zone, until no
+    /// queue is in a round before this one), and all zones before this one are reset.
     pub(super) fn wait_for_others(&self, round: u64, zones: usize) -> anyhow::Result<()> {
         let past =
             |mine: &AtomicU64| mine.load(Ordering::Acquire).saturating_add(zones as u64) > round;

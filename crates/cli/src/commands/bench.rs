@@ -1,5 +1,7 @@
 //! `zvb bench`.
 
+mod room;
+
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -79,7 +81,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if (device.disk.depth(0) as u64) < u64::from(depth) {
         bail!("the device takes {} requests at a time; use --depth {0}", device.disk.depth(0));
     }
-    let plans = plans(args, &device, runs, bytes, time);
+    let one_by_one = room::make(args, &mut device, &runs, bytes)?;
+    let plans = plans(args, &device, runs, bytes, one_by_one, time);
     let measured = measure(&mut device, &plans)?;
     report(args, measured)
 }
@@ -181,6 +184,7 @@ fn plans(
     device: &Device,
     runs: Vec<Run>,
     bytes: usize,
+    one_by_one: bool,
     time: Duration,
 ) -> Vec<Plan> {
     let queues = usize::from(args.queues.get());
@@ -204,6 +208,7 @@ fn plans(
             shared: members.get(queue).cloned(),
             at_once: usize::from(args.zones_at_once.get()),
             zoned: device.info().zoned.is_some(),
+            one_by_one,
             seed: queue as u64 + 1,
         })
         .collect()
