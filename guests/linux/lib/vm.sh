@@ -130,12 +130,15 @@ vm_runs() { [ -n "$qemu_pid" ] && kill -0 "$qemu_pid" 2>/dev/null; }
 
 # answer SECONDS: prints what the agent says until it says how that ended, and ends so too.
 answer() {
-    local line blank= end=$((SECONDS + $1))
+    local line part= blank= end=$((SECONDS + $1))
     while [ $SECONDS -lt $end ]; do
         if ! IFS= read -r -t 1 line <&6; then
+            # A slow guest may take longer than that for a line.
+            part+=$line
             vm_runs || { echo "the guest is gone"; return 125; }
             continue
         fi
+        line=$part$line part=
         case $line in
             ready) return 0 ;;
             "=== "*) return "${line#=== }" ;;
@@ -144,7 +147,7 @@ answer() {
             *) printf '%s%s\n' "$blank" "$line"; blank= ;;
         esac
     done
-    echo "the guest was silent for $1 seconds"
+    echo "the guest did not answer within $1 seconds"
     return 124
 }
 
