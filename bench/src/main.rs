@@ -6,11 +6,13 @@
 //! file with nobody in between, and to the best peer that serves a file.
 
 mod hold;
+mod pairs;
 mod peers;
 mod picture;
 mod quiet;
 mod scale;
 mod server;
+mod spdk;
 mod table;
 mod thread;
 mod workload;
@@ -23,6 +25,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde::Serialize;
 
+use crate::pairs::{Both, Pair};
 use crate::peers::{Named, Place};
 use crate::scale::Scale;
 use crate::server::{Memory, Server};
@@ -45,7 +48,7 @@ const IDLE: Duration = Duration::from_secs(2);
 #[derive(Parser)]
 struct Arguments {
     /// Times that each cell is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
     /// Seconds that each measurement lasts
     #[arg(long, default_value_t = 0.5)]
@@ -59,11 +62,16 @@ struct Arguments {
     /// Only servers whose name contains this; several of them, with commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// A peer that is not installed: NAME=PATH of crosvm, vhost_user_block or another zvb, or NAME="PATH ARGUMENTS"
+    /// A peer that is not installed: NAME=PATH of crosvm, vhost_user_block, SPDK's vhost or another zvb, or
+    /// NAME="PATH ARGUMENTS"
     /// of any program, with {file} (a raw file) or {image}, {socket} and {queues} in the arguments
     #[arg(long, value_name = "NAME=PATH")]
     peer: Vec<Named>,
-    /// Wait for so long, before each measurement, for everything else to be quiet
+    /// Only these two servers, right after each other in each repetition, and what one has of the other: best with
+    /// many short repetitions
+    #[arg(long, value_name = "ONE/OTHER")]
+    pair: Vec<Pair>,
+    /// Wait for so long, before each measurement, for everything else to be quiet; 0: do not look
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     patience: u64,
     /// Leave out the image of many zones
@@ -130,7 +138,7 @@ fn main() -> Result<()> {
     let place = Place { zvb: &zvb, folder: folder.path(), data: &data, mib: arguments.size };
     let mut running = Vec::new();
     for spec in place.servers(&arguments.peer)? {
-        if wanted(&arguments.only, &spec.name) {
+        if arguments.wants(&spec.name) {
             eprintln!("starting {}", spec.name);
             running.push(Server::start(spec).context("a server did not start")?);
         }
@@ -141,8 +149,13 @@ fn main() -> Result<()> {
     }
     // Of the threads: held like the others.
     let _held = hold::Held::new(&data)?;
-    let cells =
-        measure(&Bench { zvb: &zvb, data: &data, servers: &running, arguments: &arguments })?;
+    let bench = Bench { zvb: &zvb, data: &data, servers: &running, arguments: &arguments };
+    if !arguments.pair.is_empty() {
+        let all = measure_pairs(&bench)?;
+        print!("{}", pairs::render(&all, &machine()));
+        return arguments.write_json(&serde_json::json!({ "machine": machine(), "pairs": all }));
+    }
+    let cells = measure(&bench)?;
     let rest = rest(&running)?;
     drop(running);
     let scale = match arguments.no_scale {
@@ -156,16 +169,30 @@ fn main() -> Result<()> {
     if disturbed > 0 {
         println!("\n{disturbed} measurements began while other programs ran");
     }
-    if let Some(path) = &arguments.json {
-        let all = serde_json::json!({ "machine": machine(), "cells": cells, "rest": rest, "scale": scale });
-        std::fs::write(path, serde_json::to_string_pretty(&all)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    arguments.write_json(&serde_json::json!({
+        "machine": machine(), "cells": cells, "rest": rest, "scale": scale
+    }))?;
     if let Some(path) = &arguments.svg {
         std::fs::write(path, picture::render(&cells, &machine()))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+impl Arguments {
+    /// Whether the server of this name is measured.
+    fn wants(&self, server: &str) -> bool {
+        match self.pair.as_slice() {
+            [] => wanted(&self.only, server),
+            pairs => pairs.iter().any(|pair| pair.has(server)),
+        }
+    }
+
+    fn write_json(&self, all: &serde_json::Value) -> Result<()> {
+        let Some(path) = &self.json else { return Ok(()) };
+        std::fs::write(path, serde_json::to_string_pretty(all)?)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 fn wanted(only: &[String], name: &str) -> bool {
@@ -191,6 +218,10 @@ fn rest(servers: &[Server]) -> Result<Vec<Rest>> {
     std::thread::sleep(IDLE);
     let mut all = Vec::new();
     for (server, before) in servers.iter().zip(before) {
+        // What it does is known, and it is stopped now.
+        if server.spec.polls {
+            continue;
+        }
         let spent = nanos(server).saturating_sub(before);
         if let Some(memory) = server::memory(server.id())? {
             let idle_ms_per_s = spent as f64 / 1e6 / IDLE.as_secs_f64();
@@ -203,7 +234,7 @@ fn rest(servers: &[Server]) -> Result<Vec<Rest>> {
 /// Writes the whole disk once, so that what is read is data, and holds its file in memory.
 fn fill(zvb: &Path, server: &mut Server) -> Result<()> {
     if !server.spec.moves_data {
-        return Ok(());
+        return server.turn(false);
     }
     eprintln!("filling {}", server.spec.name);
     let status = Command::new(zvb)
@@ -212,6 +243,7 @@ fn fill(zvb: &Path, server: &mut Server) -> Result<()> {
         .arg(&server.spec.data)
         .status()?;
     ensure!(status.success(), "cannot fill {}", server.spec.name);
+    server.turn(false)?;
     server.hold()
 }
 
@@ -238,15 +270,50 @@ fn measure(bench: &Bench<'_>) -> Result<Vec<Cell>> {
     for repetition in 1..=bench.arguments.repetitions {
         eprintln!("repetition {repetition} of {}", bench.arguments.repetitions);
         for cell in &mut cells {
-            if !quiet::wait(Duration::from_secs(bench.arguments.patience)) {
-                cell.disturbed += 1;
-            }
-            one(bench, cell).with_context(|| {
-                format!("{}, {} at depth {}", cell.server, cell.workload.name, cell.depth)
-            })?;
+            cell.take(bench)?;
         }
     }
     Ok(cells)
+}
+
+/// Pairs in turn; each time the other one is first.
+fn measure_pairs(bench: &Bench<'_>) -> Result<Vec<Both>> {
+    let mut all = Vec::new();
+    for workload in WORKLOADS.into_iter().filter(|w| wanted(&bench.arguments.workloads, w.name)) {
+        for depth in workload.depths {
+            for pair in &bench.arguments.pair {
+                let find = |name: &str| {
+                    row(bench, workload, *depth).into_iter().find(|c| c.server == name)
+                };
+                if let (Some(one), Some(other)) = (find(&pair.one), find(&pair.other)) {
+                    all.push(Both { one, other });
+                }
+            }
+        }
+    }
+    ensure!(!all.is_empty(), "no workload has that in its name and both servers");
+    for repetition in 0..bench.arguments.repetitions {
+        for Both { one: first, other: second } in &mut all {
+            let in_turn = if repetition % 2 == 0 { [first, second] } else { [second, first] };
+            for cell in in_turn {
+                cell.take(bench)?;
+            }
+        }
+    }
+    Ok(all)
+}
+
+impl Cell {
+    /// One measurement more.
+    fn take(&mut self, bench: &Bench<'_>) -> Result<()> {
+        let patience = Duration::from_secs(bench.arguments.patience);
+        if !patience.is_zero() && !quiet::wait(patience) {
+            self.disturbed += 1;
+        }
+        one(bench, self).with_context(|| {
+            format!("{}, {} at depth {}", self.server, self.workload.name, self.depth)
+        })
+    }
 }
 
 /// The cells of one workload at one depth: every server that can do it, and threads beside them.
@@ -270,7 +337,7 @@ fn row(bench: &Bench<'_>, workload: Workload, depth: u32) -> Vec<Cell> {
         .map(|Server { spec, .. }| {
             let kind = match () {
                 () if spec.name.starts_with("zvb ") => OURS,
-                () if spec.moves_data => FILE_PEER,
+                () if spec.moves_data && spec.file.is_some() => FILE_PEER,
                 () => BOUND,
             };
             cell(&spec.name, kind)
@@ -284,7 +351,12 @@ fn row(bench: &Bench<'_>, workload: Workload, depth: u32) -> Vec<Cell> {
 
 fn one(bench: &Bench<'_>, cell: &mut Cell) -> Result<()> {
     match bench.servers.iter().find(|s| s.spec.name == cell.server) {
-        Some(server) => one_server(bench, server, cell),
+        Some(server) => {
+            server.turn(true)?;
+            let measured = one_server(bench, server, cell);
+            server.turn(false)?;
+            measured
+        }
         None => one_thread(bench, cell),
     }
 }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 
 use crate::server::Spec;
+use crate::spdk;
 
 /// Queues that every server offers.
 pub(crate) const QUEUES: u16 = 2;
@@ -45,6 +46,8 @@ fn usual(program: &Path) -> Result<&'static [&'static str]> {
             &["--block-backend", "path={file},socket={socket},num_queues={queues},queue_size=1024"]
         }
         "crosvm" => &["devices", "--no-jail", "--block", "vhost={socket},path={file}"],
+        // SPDK's: see there.
+        "vhost" => &[],
         "zvb" => &["serve", "{image}", "--socket-path", "{socket}", "--queues", "{queues}"],
         other => bail!(
             "it is not known how {other} is started; use NAME=\"PATH ARGUMENTS\" with {{file}} and {{socket}} in them"
@@ -67,7 +70,7 @@ impl Place<'_> {
         self.folder.join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-") + ".sock")
     }
 
-    fn spec(&self, name: &str, program: &Path, file: Option<PathBuf>) -> Spec {
+    pub(crate) fn spec(&self, name: &str, program: &Path, file: Option<PathBuf>) -> Spec {
         Spec {
             name: name.to_owned(),
             socket: self.socket(name),
@@ -76,6 +79,7 @@ impl Place<'_> {
             moves_data: true,
             zoned: false,
             direct: false,
+            polls: false,
             data: self.data.to_owned(),
             file,
         }
@@ -129,7 +133,10 @@ impl Place<'_> {
             None => eprintln!("qemu-storage-daemon is not installed (Debian: qemu-utils)"),
         }
         for peer in named {
-            all.push(self.named(peer)?);
+            match spdk::is_spdk(&peer.program) && peer.arguments.is_empty() {
+                true => all.extend(spdk::servers(self, &peer.name, &peer.program)?),
+                false => all.push(self.named(peer)?),
+            }
         }
         Ok(all)
     }

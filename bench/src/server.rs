@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use crate::hold::Held;
@@ -24,6 +24,8 @@ pub(crate) struct Spec {
     pub(crate) zoned: bool,
     /// Whether it goes past the page cache.
     pub(crate) direct: bool,
+    /// Whether it uses a processor all the time: it is stopped when it is not its turn.
+    pub(crate) polls: bool,
     /// What is written to the disk before anything is measured.
     pub(crate) data: PathBuf,
     /// The file behind the disk: held in memory, so that the disk below is not what is measured.
@@ -57,6 +59,15 @@ impl Server {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.borrow().id()
+    }
+
+    /// It is its turn, or is not any more: one that polls is stopped in between.
+    pub(crate) fn turn(&self, begins: bool) -> Result<()> {
+        if self.spec.polls {
+            let signal = if begins { Signal::CONT } else { Signal::STOP };
+            kill_process(Pid::from_child(&self.child.borrow()), signal)?;
+        }
+        Ok(())
     }
 
     fn wait_for_socket(&self) -> Result<()> {
