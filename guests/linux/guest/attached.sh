@@ -49,9 +49,10 @@ take_back() {
     wait "$server"
     equal "the device" "$(ls /dev/vduse)" control
     zvb check "$image" >/tmp/check || { cat /tmp/check; exit 1; }
+    rm -f /tmp/serve.out
     zvb serve "$image" --socket-path /tmp/s >/tmp/serve.out 2>&1 &
     server=$!
-    while ! grep -q krun /tmp/serve.out; do kill -0 "$server"; sleep 0.1; done
+    while ! grep -qs krun /tmp/serve.out; do kill -0 "$server"; sleep 0.1; done
     zvb report --socket-path /tmp/s --format blkzone >/tmp/outside
     kill "$server"
     wait "$server"

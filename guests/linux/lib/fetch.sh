@@ -26,7 +26,7 @@ mirror() {
     release=$(. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") ||
         die "this is not Debian: name a Debian mirror with --mirror URI"
     apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-        awk -v release="$release" '$2 == release && $3 == "main" { print $1; exit }'
+        awk -v release="$release" '$2 == release && $3 == "main" && !seen++ { print $1 }'
 }
 
 # unpack SUITE FOLDER PACKAGE... : the packages and all that they depend on.

@@ -69,7 +69,7 @@ serve() {
     tied "$zvb" serve "$work/$1.zvb" --socket-path "$work/$1.sock" --queues "$vcpus" \
         --control "$work/$1.control" >"$work/$1.serving" 2>>"$work/$1.log" </dev/null &
     server_pid[$1]=$!
-    for ((tries = 0; tries < 400; tries++)); do
+    for ((tries = 0; tries < 1200; tries++)); do
         if [ -s "$work/$1.serving" ]; then return; fi
         kill -0 "${server_pid[$1]}" 2>/dev/null || break
         sleep 0.05
@@ -171,7 +171,7 @@ vm_stop() {
     local tries
     vm_runs || return 0
     printf '%s\n' "$(base64 -w0 <<<'sync; poweroff -f')" >&5
-    for ((tries = 0; tries < 300; tries++)); do
+    for ((tries = 0; tries < 1200; tries++)); do
         vm_runs || break
         sleep 0.1
     done

@@ -20,9 +20,12 @@ EOS
     grow disk 128M
     grow aware 160M
     inside <<'EOS'
-for ((tries = 0; tries < 50; tries++)); do
-    [ "$(blockdev --getsize64 "$aware")" = $((60 << 20)) ] || break
-    sleep 0.2
+# Each is told by itself, in any order.
+for one in "$disk" "$aware"; do
+    for ((tries = 0; tries < 300; tries++)); do
+        [ "$(blockdev --getsize64 "$one")" = $((60 << 20)) ] || break
+        sleep 0.2
+    done
 done
 equal "size" "$(blockdev --getsize64 "$disk")" $((128 << 20))
 equal "size of the host-aware disk" "$(blockdev --getsize64 "$aware")" $((160 << 20))
@@ -38,12 +41,12 @@ device=$(readlink -f "/sys/block/${disk##*/}/device")
 device=${device##*/}
 echo "$device" >/sys/bus/virtio/drivers/virtio_blk/unbind
 echo "$device" >/sys/bus/virtio/drivers/virtio_blk/bind
-for ((tries = 0; tries < 50; tries++)); do
+for ((tries = 0; tries < 300; tries++)); do
     found=("/sys/bus/virtio/devices/$device/block"/*)
-    [ ! -e "${found[0]}" ] || break
+    disk=/dev/${found[0]##*/}
+    [ ! -b "$disk" ] || break
     sleep 0.2
 done
-disk=/dev/${found[0]##*/}
 equal "zones" "$(queue nr_zones)" 16
 equal "the zone that was smaller" "$(zone 7 len) $(zone 7 cap)" "16384 12288"
 equal "conditions" "$(conditions 0 16)" "nw em oi em em em em em em em em em em em em em"

@@ -18,7 +18,7 @@ scenario() {
     printf 'set -eux\n%s\n' "$script" | inside 300
 
     # The disk for XFS is the one that the page makes.
-    page filesystems made | grep -qxF "zvb create disk.zvb ${disk_options[$id.forxfs]}"
+    grep -qxF "zvb create disk.zvb ${disk_options[$id.forxfs]}" <<<"$(page filesystems made)"
     script=$(page filesystems xfs)
     said=$(
         { cat <<'EOS'; printf 'set -eux\n%s\numount /tmp/fs\n' "$script"; } | inside
@@ -37,12 +37,13 @@ EOS
     # A disk attached to the host's kernel.
     script=$(page bare-host attached)
     { printf 'set -eux\n%s\n' "$script"; cat <<'EOS'; } | inside
-for ((tries = 0; tries < 300; tries++)); do
+for ((tries = 0; tries < 600; tries++)); do
     found=$(ls -d /sys/bus/vdpa/devices/disk/virtio*/block/* 2>/dev/null || true)
-    [ -z "$found" ] || break
+    disk=/dev/${found##*/}
+    # /sys has it first.
+    [ ! -b "$disk" ] || break
     sleep 0.1
 done
-disk=/dev/${found##*/}
 equal "zones" "$(blkzone report "$disk" | wc -l)" 64
 zvb detach disk
 wait
@@ -65,7 +66,7 @@ set -x
 EOS
         printf '%s\n' "$served"
         cat <<'EOS'
-for ((tries = 0; tries < 300; tries++)); do
+for ((tries = 0; tries < 600; tries++)); do
     ! zvb id --socket-path /tmp/zvb.sock >/dev/null 2>&1 || break
     sleep 0.1
 done
@@ -75,12 +76,12 @@ wait $!
 EOS
         printf '%s\n' "$script"
         cat <<'EOS'
-for ((tries = 0; tries < 300; tries++)); do
+for ((tries = 0; tries < 600; tries++)); do
     found=$(ls -d /sys/bus/vdpa/devices/twin/virtio*/block/* 2>/dev/null || true)
-    [ -z "$found" ] || break
+    twin=/dev/${found##*/}
+    [ ! -b "$twin" ] || break
     sleep 0.1
 done
-twin=/dev/${found##*/}
 head -c 64K /dev/urandom >/tmp/guide
 dd if=/tmp/guide of="$twin" bs=64k seek=128 oflag=direct conv=notrunc status=none
 cmp /tmp/guide <(dd if="$disk" bs=64k skip=128 count=1 iflag=direct status=none)

@@ -4,14 +4,16 @@
 # $folder/said.
 on_uml() {
     local tries server uml
+    rm -f "$folder/serving"
     (
         cd "$folder"
         "$zvb" create disk --force --quiet "$@"
         tied "$zvb" serve disk --socket-path s --control c --queues "$vcpus" >serving 2>log </dev/null
     ) &
     server=$!
-    for ((tries = 0; tries < 200; tries++)); do
+    for ((tries = 0; tries < 1200; tries++)); do
         [ ! -s "$folder/serving" ] || break
+        kill -0 "$server" || { cat "$folder/log"; return 1; }
         sleep 0.05
     done
     (
@@ -20,7 +22,7 @@ on_uml() {
             rdinit=/init virtio_uml.device="$folder/s:2" con=null con0=null,fd:1 ssl=null >"$folder/said" 2>&1 </dev/null
     ) &
     uml=$!
-    for ((tries = 0; tries < 600; tries++)); do
+    for ((tries = 0; tries < 1800; tries++)); do
         kill -0 "$uml" 2>/dev/null || break
         if grep -q '^uml: data' "$folder/said" && [ ! -e "$folder/grown" ]; then
             "$zvb" ctl --control "$folder/c" resize --size 96M --quiet
@@ -56,7 +58,8 @@ scenario() {
     # What it wrote is what our own driver reads.
     (cd "$folder" && tied "$zvb" serve disk --socket-path s --quiet >serving 2>log </dev/null) &
     until "$zvb" id --socket-path "$folder/s" >/dev/null 2>&1; do sleep 0.1; done
-    "$zvb" read --socket-path "$folder/s" --sector $((100 * 128)) --length 8192 | sha256sum | grep -q "$data"
+    "$zvb" read --socket-path "$folder/s" --sector $((100 * 128)) --length 8192 | sha256sum >"$folder/sum"
+    grep -q "$data" "$folder/sum"
     kill $!
     wait $!
 

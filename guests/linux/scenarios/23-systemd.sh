@@ -25,13 +25,13 @@ exec /usr/lib/systemd/systemd --system --unit=basic.target --log-target=console 
 EOF2
 unshare --pid --mount --cgroup --fork --kill-child bash /tmp/boot &
 outer=$!
-for ((tries = 0; tries < 100; tries++)); do
+for ((tries = 0; tries < 600; tries++)); do
     read -r first <"/proc/$outer/task/$outer/children" || true
     [ -z "${first-}" ] || break
     sleep 0.1
 done
 within() { nsenter --target "$first" --pid --mount --cgroup --root -- "$@"; }
-for ((tries = 0; tries < 150; tries++)); do
+for ((tries = 0; tries < 300; tries++)); do
     state=$(within systemctl is-system-running 2>&1 || true)
     case $state in running | degraded) break ;; esac
     sleep 0.2
@@ -81,7 +81,7 @@ within systemctl stop zvb@disk.service zvb@disk.socket
 # A disk that is not there: tried a few times, and given up.
 echo 'ZVB_DISK=/var/lib/zvb/nothing.zvb' >/etc/default/zvb-disk
 fails within systemctl start zvb@disk.service
-for ((tries = 0; tries < 50; tries++)); do
+for ((tries = 0; tries < 300; tries++)); do
     [ "$(within systemctl is-active zvb@disk.service)" != activating ] || { sleep 0.2; continue; }
     break
 done

@@ -59,7 +59,7 @@ equal "partitions of a zoned disk" "$(partitions)" 0
 
 echo "-- it grows"
 ctl resize --size 96M
-for ((tries = 0; tries < 50; tries++)); do
+for ((tries = 0; tries < 600; tries++)); do
     [ "$(blockdev --getsize64 "$disk")" = $((64 << 20)) ] || break
     sleep 0.1
 done

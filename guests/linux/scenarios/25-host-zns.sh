@@ -7,7 +7,7 @@ scenario() {
     inside 200 <<'EOS'
 modprobe nvme
 dev=/dev/nvme0n1
-for ((tries = 0; tries < 100; tries++)); do
+for ((tries = 0; tries < 600; tries++)); do
     [ ! -b "$dev" ] || break
     sleep 0.1
 done
@@ -15,9 +15,10 @@ limits=$(cat /sys/block/nvme0n1/queue/{zoned,max_open_zones,max_active_zones} | 
 equal "the disk" "$limits" "host-managed 3 4"
 
 serve() {
+    rm -f /tmp/serve.out
     zvb serve "$dev" --socket-path /tmp/s >/tmp/serve.out 2>&1 &
     server=$!
-    while ! grep -q krun /tmp/serve.out; do kill -0 "$server"; sleep 0.1; done
+    while ! grep -qs krun /tmp/serve.out; do kill -0 "$server"; sleep 0.1; done
 }
 words() { sed -E 's/.*zcond: *[0-9]+\(([a-z]+)\).*/\1/' | paste -sd' '; }
 host() { blkzone report -c 8 "$dev" | words; }
