@@ -29,7 +29,9 @@ explain() {
             tail -10 "$log"
         done
         echo "  -- the guest's log:"
-        sed '1,/Run .init/d' "$(ls -t "$work"/console.*.log | head -1)" | tail -40 | tr -d '\r'
+        # A guest that did not start has none.
+        log=$(ls -t "$work"/console.*.log 2>/dev/null | sed 1q || true)
+        [ ! -s "$log" ] || sed '1,/Run .init/d' "$log" | tail -40 | tr -d '\r'
     } | sed 's/^/    /' >&9
 }
 

@@ -123,7 +123,7 @@ vm_start() {
         -device virtio-blk-pci,drive=root,serial=guestroot,addr=2 \
         "${arguments[@]}" >"$work/qemu.log" 2>&1 </dev/null &
     qemu_pid=$!
-    answer 240 >/dev/null || { echo "the guest did not start"; return 1; }
+    answer 240 >/dev/null || { echo "the guest did not start"; cat "$work/qemu.log"; return 1; }
 }
 
 vm_runs() { [ -n "$qemu_pid" ] && kill -0 "$qemu_pid" 2>/dev/null; }
