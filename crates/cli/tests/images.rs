@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Place, bytes, zvb};
 
@@ -301,4 +302,29 @@ fn a_killed_create_or_clone_leaves_the_old_image_or_the_new() {
         }
     }
     assert!(kept > 0, "none was killed in time");
+}
+
+#[test]
+fn a_server_whose_image_is_cut_short_says_so_and_ends_in_order() {
+    // Within its zone table, which is mapped; and within its data.
+    for cut in [8192, 2 << 20] {
+        let place = used();
+        let mut server = place.serve(&["d.zvb"]);
+        File::options().write(true).open(place.path("d.zvb")).unwrap().set_len(cut).unwrap();
+        let data = bytes(1, 4096);
+        // Whoever writes or flushes next finds it out.
+        let written = place.input("append", &["--zone", "5"], &data).code();
+        let flushed = place.drive("flush", &[]);
+        assert_eq!(flushed.code(), 1, "cut at {cut}");
+        assert_eq!(place.input("append", &["--zone", "6"], &data).code(), 1, "cut at {cut}");
+        assert_eq!(place.report()["zones"][2]["cond"], "full");
+        assert_eq!(server.end(Signal::TERM), Some(1), "cut at {cut}");
+        let said = server.said();
+        assert!(said.contains("part of the image is gone"), "cut at {cut}: {said}");
+        assert!(said.contains("could not be left in order"), "cut at {cut}: {said}");
+        let checked = place.run(&["check", "d.zvb"]);
+        assert_eq!(checked.code(), 1, "cut at {cut}, the first write {written}");
+        let whole = if cut == 8192 { "nothing here can mend it" } else { "the file is cut off" };
+        assert!(checked.out().contains(whole) || checked.err().contains(whole), "cut at {cut}");
+    }
 }

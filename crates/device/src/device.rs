@@ -207,7 +207,7 @@ impl Device {
     pub(crate) fn has_failed(&self) -> bool {
         let failed = self.volume.has_failed();
         if failed && !self.told_failure.swap(true, Ordering::Relaxed) {
-            self.options.observer.turned_read_only();
+            self.options.observer.turned_read_only(self.volume.has_lost_part());
         }
         failed
     }

@@ -17,9 +17,11 @@ pub trait Observer: Send + Sync {
     /// The medium failed a request at `at` (`u64::MAX` for one that concerns no sector): the guest got IOERR.
     fn medium_fault(&self, queue: u16, request: RequestType, at: Sector, why: &Failure);
 
-    /// The medium could not make durable what was written: nothing is promised any more, no request that
-    /// changes anything is done, and reads go on. Told once.
-    fn turned_read_only(&self) {}
+    /// The medium could not make durable what was written, or `part_is_lost` of it: nothing is promised any
+    /// more, no request that changes anything is done, and reads go on. Told once.
+    fn turned_read_only(&self, part_is_lost: bool) {
+        let _ = part_is_lost;
+    }
 
     /// A fault that was asked for hits a request at `at` (0 for one that concerns no sector): it is
     /// delayed, or this befalls it.

@@ -50,7 +50,8 @@ impl Observer for Heard {
         self.faults.lock().unwrap().push((request, at.0, format!("{why}: {cause}")));
     }
 
-    fn turned_read_only(&self) {
+    fn turned_read_only(&self, part_is_lost: bool) {
+        assert!(!part_is_lost);
         self.read_only.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::store::{CommitError, Store};
+use crate::promise::CommitError;
+use crate::store::Store;
 
 /// How long slots that wait for operations to end wait between looks.
 const RECLAIM_EVERY: Duration = Duration::from_millis(5);

@@ -25,8 +25,9 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::committer::{Committer, Mailbox};
+use crate::promise::CommitError;
 use crate::slots::Pins;
-use crate::store::{CommitError, Step, Store};
+use crate::store::{Step, Store};
 use crate::sys::{FileMap, Rings};
 use crate::volume::{Done, Engine, EngineError, Failure};
 
@@ -293,7 +294,7 @@ fn run(store: &Store, job: &mut Job) -> Outcome {
             Step::Transfer { at, bytes } => (at, bytes),
         };
         match transfer(store, job, at, bytes) {
-            Ok(0) => return Outcome::Finished(Err(Failure::Short { missing: job.left() })),
+            Ok(0) => return Outcome::Finished(Err(store.ended_early(job))),
             Ok(moved) => job.done = job.done.saturating_add(moved),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Outcome::Finished(Err(Failure::Medium(e))),

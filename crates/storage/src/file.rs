@@ -59,7 +59,7 @@ fn words_at(at: u64, count: usize) -> Range<u64> {
     at..at.saturating_add((count as u64).saturating_mul(8))
 }
 
-/// Has the blocks of `range` there: a store into a hole of a full file system would kill us.
+/// Has the blocks of `range` there: a store into a hole of a full file system would cost us the table.
 fn reserve(file: &File, range: Range<u64>) -> io::Result<()> {
     let bytes = range.end.saturating_sub(range.start);
     match fallocate(file, FallocateFlags::KEEP_SIZE, range.start, bytes) {
@@ -141,6 +141,10 @@ impl Medium for FileMedium {
 
     fn words(&self) -> &[AtomicU64] {
         self.words.get()
+    }
+
+    fn words_lost(&self) -> bool {
+        self.words.is_lost()
     }
 
     fn read(&self, at: u64, into: &Buffers, range: Range<u64>) -> io::Result<u64> {

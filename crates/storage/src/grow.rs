@@ -51,6 +51,13 @@ impl TableGuard<'_> {
         }
     }
 
+    /// True when one of them is gone, and reads as zeroes: see [`Mapped::is_lost`].
+    pub(crate) fn is_lost(&self) -> bool {
+        let Tables { current, next } = &*self.tables;
+        current.as_ref().map_or_else(|| self.medium.words_lost(), |table| table.is_lost())
+            || next.as_ref().is_some_and(|table| table.is_lost())
+    }
+
     /// Makes what was stored durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
         match &self.tables.current {
@@ -196,6 +203,7 @@ impl Store {
         }
         self.begin_both(table);
         let switched = self.copy_table().and_then(|()| {
+            self.check_table(&self.tables()).map_err(|_| GrowError::Failed)?;
             // The length of the medium with it, and what was cleared.
             self.sync().map_err(|_| GrowError::Failed)?;
             let said = self.say_dirty(header);

@@ -102,6 +102,10 @@ impl Volume for Image {
         self.served.store.is_poisoned()
     }
 
+    fn has_lost_part(&self) -> bool {
+        self.served.store.has_lost_part()
+    }
+
     fn prepare(&self, engines: u16, depth: u32) -> Result<(), EngineError> {
         self.served.prepare(self.engine, engines, depth)
     }

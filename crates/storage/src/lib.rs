@@ -14,6 +14,7 @@ mod image;
 mod layout;
 mod medium;
 mod memory;
+mod promise;
 mod slots;
 mod store;
 // UNSAFETY: system calls on guest memory, memory mappings, io_uring.

@@ -26,6 +26,11 @@ pub trait Medium: Send + Sync + fmt::Debug {
     /// death of this process, and torn it is never. Words of a medium opened for reading are not stored.
     fn words(&self) -> &[AtomicU64];
 
+    /// True when the words of [`map`](Self::map) are gone: see [`Mapped::is_lost`].
+    fn words_lost(&self) -> bool {
+        false
+    }
+
     /// Maps `count` more words from `at` on, while it is in use and beside those of [`map`](Self::map): for
     /// a table that takes their place. What is stored in them is kept as that is.
     fn map_more(&self, at: u64, count: usize) -> io::Result<Arc<dyn Mapped>> {
@@ -95,6 +100,13 @@ pub trait Medium: Send + Sync + fmt::Debug {
 pub trait Mapped: Send + Sync + fmt::Debug {
     /// They, little-endian.
     fn words(&self) -> &[AtomicU64];
+
+    /// True when they are gone: the medium was cut short, or could not give a page of them. They read as zeroes
+    /// then, and what is stored in them is kept nowhere. Whoever read them before, and sees false, has read
+    /// what they were. Cheap.
+    fn is_lost(&self) -> bool {
+        false
+    }
 
     /// Makes durable what was stored in them before this was called.
     fn sync(&self) -> io::Result<()>;

@@ -10,9 +10,10 @@ use zvb_zones::{Snapshot, ZoneId};
 use crate::engine::{Job, Kind};
 use crate::grow::{Sizes, TableGuard, Tables};
 use crate::growing::Growing;
-use crate::image::{COPIES, Header, State, note_sync};
+use crate::image::Header;
 use crate::layout::{Layout, Piece, Place};
 use crate::medium::Medium;
+use crate::promise::CommitError;
 use crate::slots::{Detached, Slots};
 use crate::table::{Entry, is_active};
 use crate::volume::{Failure, Shape};
@@ -39,42 +40,10 @@ pub(crate) struct Store {
     pub(crate) tables: RwLock<Tables>,
     /// Held while it is made larger.
     pub(crate) growing: Mutex<()>,
-    poisoned: AtomicBool,
+    pub(crate) poisoned: AtomicBool,
+    pub(crate) lost_part: AtomicBool,
     /// What the superblocks of an image say, while it is open for writing.
     pub(crate) header: Mutex<Option<Header>>,
-}
-
-/// What a commit failed with; a failed sync fails many flushes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum CommitError {
-    /// The medium said so, with this error of the system.
-    Medium(i32),
-    /// An earlier one failed.
-    Poisoned,
-}
-
-impl From<CommitError> for Failure {
-    fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::Medium(code) => Self::Medium(io::Error::from_raw_os_error(code)),
-            CommitError::Poisoned => Self::Poisoned,
-        }
-    }
-}
-
-impl From<CommitError> for io::Error {
-    fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::Medium(code) => Self::from_raw_os_error(code),
-            CommitError::Poisoned => io::ErrorKind::ReadOnlyFilesystem.into(),
-        }
-    }
-}
-
-impl From<&io::Error> for CommitError {
-    fn from(error: &io::Error) -> Self {
-        Self::Medium(error.raw_os_error().unwrap_or(rustix::io::Errno::IO.raw_os_error()))
-    }
 }
 
 /// What a job needs next.
@@ -107,7 +76,7 @@ impl Store {
         };
         let changed = Growing::new(zones.div_ceil(64) as usize, || AtomicU64::new(0));
         let (commit, moment) = (Mutex::new(()), Mutex::new(()));
-        let poisoned = AtomicBool::new(false);
+        let (poisoned, lost_part) = (AtomicBool::new(false), AtomicBool::new(false));
         let header = Mutex::new(None);
         let sizes = Sizes::new(&layout);
         let (tables, growing) = (RwLock::default(), Mutex::new(()));
@@ -124,6 +93,7 @@ impl Store {
             tables,
             growing,
             poisoned,
+            lost_part,
             header,
         }
     }
@@ -142,6 +112,8 @@ impl Store {
         // A reset may be recorded together with what came after it: an open, the beginning of a write.
         let reset = !written && record.has_data() || state.condition() == Condition::Empty;
         tables.set_latest(zone, Entry { state, slot }.pack());
+        // What is promised from here on would be kept nowhere.
+        let _ = self.check_table(&tables);
         self.mark_changed(zone);
         // After the record: a commit that finds the slot let go commits that too.
         reset && self.slots.detach(zone)
@@ -159,11 +131,6 @@ impl Store {
             // the state recorded, or after, and is there for the next commit.
             word.fetch_or(1 << (zone.0 % 64), Ordering::AcqRel);
         }
-    }
-
-    /// True when nothing may be promised any more.
-    pub(crate) fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Relaxed)
     }
 
     /// Makes durable what was done and recorded before.
@@ -195,6 +162,7 @@ impl Store {
         if any {
             self.sync()?;
         }
+        self.check_table(&tables)?;
         self.slots.release(detached);
         Ok(())
     }
@@ -221,6 +189,7 @@ impl Store {
         if any {
             self.noted(|| tables.sync())?;
         }
+        self.check_table(&tables)?;
         self.slots.release(detached);
         Ok(())
     }
@@ -228,70 +197,6 @@ impl Store {
     /// Held through a commit, and while another zone table takes the place of this one.
     pub(crate) fn commit_lock(&self) -> MutexGuard<'_, ()> {
         self.commit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Syncs; the first failure is the last thing that this store does to its medium. (The kernel may
-    /// have dropped what it could not write: a second sync that succeeds would say nothing.)
-    pub(crate) fn sync(&self) -> Result<(), CommitError> {
-        self.noted(|| self.medium.sync())
-    }
-
-    /// Syncs, and has it noted in the image for as long as that takes: whoever is killed meanwhile never
-    /// hears that it failed. The note stays when it did.
-    fn noted(&self, sync: impl FnOnce() -> io::Result<()>) -> Result<(), CommitError> {
-        let is_image = self.header.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        let note = |under_way| {
-            if is_image {
-                // Without the note less is known after a death in the next moment, and that is all.
-                let _ = note_sync(self.medium.as_ref(), under_way);
-            }
-        };
-        note(true);
-        sync().map_err(|error| self.fail(CommitError::from(&error)))?;
-        note(false);
-        Ok(())
-    }
-
-    /// The last thing that this store does to its medium.
-    pub(crate) fn fail(&self, error: CommitError) -> CommitError {
-        self.poisoned.store(true, Ordering::Relaxed);
-        self.say_failed();
-        error
-    }
-
-    /// Writes into the superblock that a sync failed, so that whoever opens the image next believes only
-    /// what was made durable before. If that can not be written either, the host's death will tell.
-    fn say_failed(&self) {
-        let header = self.header.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut header) = header {
-            header.state = State::SyncFailed;
-            let _ = header.write_both(self.medium.as_ref(), false);
-        }
-    }
-
-    /// Writes into the superblock that the image is open for writing, durably. When that fails, what was
-    /// not synced before may be lost, and the superblock says so.
-    pub(crate) fn say_dirty(&self, header: Header) -> Result<(), CommitError> {
-        self.say(State::Dirty, header)
-    }
-
-    /// Writes into the superblock that the image is left in order. For the last time.
-    pub(crate) fn say_clean(&self) -> Result<(), CommitError> {
-        let header = self.header.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(header) = header else { return Ok(()) };
-        self.say(State::Clean, header)?;
-        *self.header.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(())
-    }
-
-    fn say(&self, state: State, mut header: Header) -> Result<(), CommitError> {
-        header.state = state;
-        for _ in COPIES {
-            header.write_one(self.medium.as_ref()).map_err(|e| CommitError::from(&e))?;
-            *self.header.lock().unwrap_or_else(PoisonError::into_inner) = Some(header.clone());
-            self.sync()?;
-        }
-        Ok(())
     }
 
     /// The zones recorded since the last commit, with their latest states; where the number of active

@@ -57,6 +57,11 @@ pub trait Volume: Send + Sync + fmt::Debug {
         false
     }
 
+    /// True when that is because part of the medium is gone: what was made durable before may be among it.
+    fn has_lost_part(&self) -> bool {
+        false
+    }
+
     /// True when the medium has zones of its own and carries commands to them out itself: each is given to
     /// an engine, as [`Op::Command`], before its effect is recorded. False (an image, memory) when
     /// recording is all there is to do. Of such a medium that is read-only, zones stay open that are.
@@ -224,7 +229,11 @@ pub enum Failure {
         /// Bytes that are not there.
         missing: u64,
     },
-    /// An earlier sync failed: nothing may be promised any more, and nothing is written.
+    /// What is remembered of zones is kept nowhere any more.
+    #[error("the zone table is gone: its file was cut short, or could not be read")]
+    TableLost,
+    /// An earlier sync failed, or part of the medium is gone: nothing may be promised any more, and nothing
+    /// is written.
     #[error("an earlier failure of the medium made it read-only")]
     Poisoned,
     /// The medium can not do this.

@@ -117,7 +117,9 @@ fn an_image_cut_short_fails_its_reads_and_not_its_server() {
     let gone = worker.read(last, 8, &mut rng).map(|data| data.len());
     assert!(matches!(gone, Err(Failure::Short { .. })), "{gone:?}");
     assert!(worker.read(0, 8, &mut rng).unwrap() == pattern(1, 4096));
-    // What is there again can be used again.
-    worker.write(last, &pattern(3, 4096), &mut rng).unwrap();
-    assert!(worker.read(last, 8, &mut rng).unwrap() == pattern(3, 4096));
+    // Nor is it made longer again: what was lost would come back as zeroes.
+    let failure = worker.write(last, &pattern(3, 4096), &mut rng).unwrap_err();
+    assert!(matches!(failure, Failure::Poisoned), "{failure:?}");
+    assert!(image.has_failed() && image.has_lost_part());
+    assert_eq!(file.metadata().unwrap().len(), len / 2);
 }

@@ -413,7 +413,7 @@ fn a_file_that_was_cut_off_loses_only_what_was_there() {
     let (_directory, path) = used(Model::None, true);
     File::options().write(true).open(&path).unwrap().set_len(2 << 20).unwrap();
     let error = repair(&path).unwrap_err().reason;
-    assert!(matches!(error, RepairError::Open(Refusal::Truncated { .. })), "{error}");
+    assert!(matches!(error, RepairError::Open(Refusal::CutOff { .. })), "{error}");
 }
 
 #[test]

@@ -188,6 +188,13 @@ impl Server {
         self.child.id()
     }
 
+    /// What it said on standard error, once it has ended.
+    pub(crate) fn said(&mut self) -> String {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        said
+    }
+
     /// Kills it where it stands.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

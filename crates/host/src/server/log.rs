@@ -134,15 +134,19 @@ impl Observer for LogObserver {
         self.log.log(Level::Error, format_args!("queue {queue}: {request:?}{place}: {why}"));
     }
 
-    fn turned_read_only(&self) {
-        // Never left out.
-        self.log.log.log(
-            Level::Error,
-            format_args!(
+    fn turned_read_only(&self, part_is_lost: bool) {
+        let what = match part_is_lost {
+            true => {
+                "part of the image is gone (it was cut short, or its disk failed): the disk is read-only \
+                 from now on; copy what can be read, then see `zvb check`"
+            }
+            false => {
                 "what was written could not be made durable: the disk is read-only from now on; what was \
                  flushed before is safe, and a new server goes on from there"
-            ),
-        );
+            }
+        };
+        // Never left out.
+        self.log.log.log(Level::Error, format_args!("{what}"));
     }
 
     fn fault_injected(&self, queue: u16, request: RequestType, at: Sector, harm: Option<Harm>) {

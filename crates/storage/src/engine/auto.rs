@@ -155,8 +155,8 @@ impl RingEngine {
             }
             match self.at_once(&job, at, bytes) {
                 Some(Ok(0)) => {
-                    let missing = job.left();
-                    return self.end(job, Err(Failure::Short { missing }));
+                    let failure = self.desk.store().ended_early(&job);
+                    return self.end(job, Err(failure));
                 }
                 Some(Ok(moved)) => job.done = job.done.saturating_add(moved),
                 Some(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -257,8 +257,8 @@ impl RingEngine {
         let Finished { mut job, result } = finished;
         let moved = match result {
             Ok(0) => {
-                let missing = job.left();
-                return self.end(job, Err(Failure::Short { missing }));
+                let failure = self.desk.store().ended_early(&job);
+                return self.end(job, Err(failure));
             }
             Ok(moved) => moved,
             Err(e) => match (Errno::from_io_error(&e), job.kind) {

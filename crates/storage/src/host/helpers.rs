@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 
 use super::disk::Disk;
 use crate::committer::Mailbox;
-use crate::store::CommitError;
+use crate::promise::CommitError;
 use crate::volume::Command;
 
 /// How many commands are at the disk at once.

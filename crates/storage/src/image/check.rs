@@ -324,7 +324,7 @@ fn check_medium(
     in_use: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<CheckReport, Refusal> {
-    let survey = Survey::of(medium, options.boot.unwrap_or_else(this_boot), in_use)?;
+    let survey = Survey::of(medium, options.boot.map_or_else(this_boot, Ok)?, in_use)?;
     let mut checker = Checker {
         medium,
         survey: &survey,

@@ -62,7 +62,7 @@ fn look(path: &Path) -> Result<ImageInfo, Refusal> {
     let mut medium = FileMedium::new(file, path, false, false).map_err(Refusal::io("open"))?;
     let header = Header::read(&medium)?;
     medium.map(header.table_at, header.table_words()).map_err(Refusal::io("map"))?;
-    let left = Recovery::of(&header, this_boot());
+    let left = Recovery::of(&header, this_boot()?);
     // Somebody may read an image, too: what is dirty and in use is being written.
     let state = match holder {
         Some(pid) => ImageState::InUse { pid },

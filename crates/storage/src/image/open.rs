@@ -1,6 +1,7 @@
 //! Opening an image, and finding out what its zones are in.
 
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,7 +81,7 @@ impl Image {
         if header.unknown_ro_compat() != 0 && !read_only {
             return Err(Refusal::ReadOnlyFeatures(header.unknown_ro_compat()));
         }
-        let boot = options.boot.unwrap_or_else(this_boot);
+        let boot = options.boot.map_or_else(this_boot, Ok)?;
         let mut recovery = Recovery::of(&header, boot);
         // Of a closed image, too: it may have been killed while it was closed.
         if header.is_of_boot(boot)
@@ -148,21 +149,30 @@ pub(super) fn regular_file(path: &Path, write: bool) -> Result<File, Refusal> {
 /// False where the system does not tell one boot of the host from another: the death of a process can not be
 /// told from that of the host then, and costs all that was not flushed.
 pub fn is_boot_known() -> bool {
-    this_boot() != [0; 16]
+    this_boot().is_ok_and(|boot| boot != [0; 16])
 }
 
-/// The identity of this boot of the host; all zero when it is not told.
-pub(super) fn this_boot() -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+/// The identity of this boot of the host; all zero where the system does not tell it.
+pub(super) fn this_boot() -> Result<[u8; 16], Refusal> {
+    let boot = boot_in(std::fs::read_to_string("/proc/sys/kernel/random/boot_id"));
+    let doing = "tell in which boot of the host this is, and open";
+    boot.map_err(|source| Refusal::Io { doing, source })
+}
+
+/// The boot that was read. That it could not be read this time is no reason to give up what was not flushed.
+fn boot_in(read: io::Result<String>) -> io::Result<[u8; 16]> {
+    let text = match read {
+        Ok(text) => text,
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::PermissionDenied => return Ok([0; 16]),
+            _ => return Err(error),
+        },
+    };
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(33).collect();
-    match u128::from_str_radix(&digits, 16) {
-        Ok(id) if digits.len() == 32 => {
-            let mut bytes = id.to_le_bytes();
-            bytes.reverse();
-            bytes
-        }
+    Ok(match u128::from_str_radix(&digits, 16) {
+        Ok(id) if digits.len() == 32 => id.to_be_bytes(),
         _ => [0; 16],
-    }
+    })
 }
 
 /// What every zone is in, in order.
@@ -181,6 +191,9 @@ pub(super) fn entries(
             .and_then(|entry| own(&mut owned, entry))
             .map_err(|source| Refusal::BadRecord { zone: zone.0, source })?;
         entries.push(entry);
+    }
+    if medium.words_lost() {
+        return Err(Refusal::io("read the zone table of")(rustix::io::Errno::IO.into()));
     }
     Ok(entries)
 }
@@ -244,4 +257,20 @@ fn claim(
         store.clear_tails(entries).map_err(Refusal::io("clear"))?;
     }
     store.clear_remains().map_err(Refusal::io("clear"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_is_unknown_only_where_the_system_does_not_tell_it() {
+        let text = "c7a62a8e-5b3c-4bbf-9d0c-0123456789ab\n".to_owned();
+        assert_eq!(boot_in(Ok(text)).unwrap()[..5], [0xc7, 0xa6, 0x2a, 0x8e, 0x5b]);
+        assert_eq!(boot_in(Ok(String::new())).unwrap(), [0; 16]);
+        assert_eq!(boot_in(Err(ErrorKind::NotFound.into())).unwrap(), [0; 16]);
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::IO] {
+            assert!(boot_in(Err(errno.into())).is_err());
+        }
+    }
 }

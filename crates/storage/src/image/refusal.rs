@@ -68,7 +68,7 @@ pub enum Refusal {
     #[error("{0}, not an image file")]
     NotAFile(&'static str),
     /// Nothing in it.
-    #[error("the file is empty")]
+    #[error("the file is empty; `zvb create --force` makes an image of it")]
     Empty,
     /// Not even a superblock.
     #[error("the file is too short for an image: {0} bytes")]
@@ -77,7 +77,9 @@ pub enum Refusal {
     #[error("not a zvb image (its first bytes are others)")]
     Foreign,
     /// Made by a later version of this.
-    #[error("the image has format version {found}; this zvb knows {known}")]
+    #[error(
+        "the image has format version {found}, and this zvb knows {known}: use the zvb that made it, or a later one"
+    )]
     NewerVersion {
         /// The version of the image.
         found: u32,
@@ -85,15 +87,31 @@ pub enum Refusal {
         known: u32,
     },
     /// Features that must be known to understand the image.
-    #[error("the image has features that this zvb does not know (incompatible, bits {0:#x})")]
+    #[error(
+        "the image has features that this zvb does not know (incompatible, bits {0:#x}): use the zvb that made \
+         it, or a later one"
+    )]
     UnknownFeatures(u32),
     /// Features that must be known to change the image.
     #[error(
         "the image has features that this zvb does not know (bits {0:#x}); it can be opened read-only"
     )]
     ReadOnlyFeatures(u32),
+    /// The file ends where nothing that is left can be told from what is lost.
+    #[error(
+        "the image is cut off: {len} bytes of {expected}, and {lost} with the rest; nothing here can mend it, \
+         a backup can"
+    )]
+    CutOff {
+        /// Bytes that are there.
+        len: u64,
+        /// Bytes that should be.
+        expected: u64,
+        /// What is among those that are not.
+        lost: &'static str,
+    },
     /// Both superblocks have wrong checksums.
-    #[error("both superblocks are torn")]
+    #[error("both superblocks are torn: nothing here can mend it, a backup can")]
     Torn,
     /// The superblock has the right checksum, and makes no sense.
     #[error("the superblock makes no sense: {0}")]
@@ -109,7 +127,10 @@ pub enum Refusal {
         source: RecordError,
     },
     /// The file ends early.
-    #[error("the image is cut off: {len} bytes of {expected}")]
+    #[error(
+        "the image is cut off: {len} bytes of {expected}; `zvb check` tells what is lost and whether it can be \
+         repaired"
+    )]
     Truncated {
         /// Bytes that are there.
         len: u64,

@@ -98,7 +98,7 @@ pub fn repair_on(
     medium: Box<dyn Medium>,
     boot: Option<[u8; 16]>,
 ) -> Result<RepairReport, RepairError> {
-    let boot = boot.unwrap_or_else(this_boot);
+    let boot = boot.map_or_else(this_boot, Ok)?;
     let mut survey = Survey::of(medium.as_ref(), boot, false)?;
     if survey.recovery == Recovery::SyncFailed {
         // As whoever opens it does: what is believed is to be what the medium has.

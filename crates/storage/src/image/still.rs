@@ -26,7 +26,7 @@ impl Still {
     /// The image at `path`, if it can be opened for writing.
     pub(super) fn at(path: &Path) -> Result<Self, Refusal> {
         let medium = locked_medium(path, true, false)?;
-        let survey = Survey::of(&medium, this_boot(), false)?;
+        let survey = Survey::of(&medium, this_boot()?, false)?;
         let Survey { header, len, zones, .. } = survey;
         if header.unknown_ro_compat() != 0 {
             return Err(Refusal::ReadOnlyFeatures(header.unknown_ro_compat()));

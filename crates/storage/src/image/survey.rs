@@ -51,15 +51,15 @@ impl Survey {
     /// states count.
     pub(super) fn of(medium: &dyn Medium, boot: [u8; 16], in_use: bool) -> Result<Self, Refusal> {
         let Found { header, bad_copy, len } = Header::find(medium)?;
-        let truncated = || Refusal::Truncated { len, expected: header.file_bytes };
+        let cut_off = |lost| Refusal::CutOff { len, expected: header.file_bytes, lost };
         let words = match header.table() {
-            table if table.end > len => return Err(truncated()),
+            table if table.end > len => return Err(cut_off("its zone table went")),
             table => read_words(medium, table.start, header.table_words()),
         };
         let words = words.map_err(Refusal::io("read the zone table of"))?;
         let linear_end = header.layout.linear_at.saturating_add(header.layout.linear_bytes);
         if header.geometry.is_none() && linear_end > len {
-            return Err(truncated());
+            return Err(cut_off("nobody knows what data went"));
         }
         let recovery = match header.state {
             State::Dirty if in_use => Recovery::ProcessDied,

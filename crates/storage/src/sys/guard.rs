@@ -142,6 +142,11 @@ impl GuardedMapping {
         inside.then(|| unsafe { self.base.add(offset) })
     }
 
+    /// All of it: its first byte, and how many there are.
+    pub(crate) fn whole(&self) -> (NonNull<u8>, usize) {
+        (self.base, self.len)
+    }
+
     /// True when part of the file was gone when it was touched: this is empty memory now. Whoever copied
     /// something from it before, and sees false, has copied what was in the file.
     pub fn is_lost(&self) -> bool {

@@ -7,11 +7,12 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{
-    Advice, MapFlags, MprotectFlags, MsyncFlags, ProtFlags, madvise, mmap, mmap_anonymous,
-    mprotect, msync, munmap,
+    Advice, MapFlags, MprotectFlags, MsyncFlags, ProtFlags, madvise, mmap_anonymous, mprotect,
+    msync, munmap,
 };
 use zvb_ring::Buffers;
 
+use super::guard::{Access, GuardedMapping};
 use super::{fetch, runs};
 use crate::medium::Mapped;
 
@@ -63,63 +64,75 @@ impl Drop for Mapping {
 
 /// A run of 64-bit words that other processes, or the kernel, may look at while we change it.
 #[derive(Debug)]
-pub(crate) struct Words(Option<Mapping>);
+pub(crate) struct Words(Kept);
+
+/// Where they are.
+#[derive(Debug)]
+enum Kept {
+    Nowhere,
+    InMemory(Mapping),
+    InFile(GuardedMapping),
+}
 
 impl Words {
     /// No words.
-    pub(crate) const NONE: Self = Self(None);
+    pub(crate) const NONE: Self = Self(Kept::Nowhere);
 
-    /// `count` words of the file `fd`, which can be written, from byte `at` on, a multiple of 4096. The file
-    /// becoming shorter kills the process.
+    /// `count` words of the file `fd`, which can be written, from byte `at` on, a multiple of 4096.
     pub(crate) fn of_file(fd: BorrowedFd<'_>, at: u64, count: usize) -> io::Result<Self> {
-        let Some(len) = count.checked_mul(8) else {
-            return Err(io::ErrorKind::OutOfMemory.into());
-        };
-        if len == 0 {
-            return Ok(Self::NONE);
+        match count.checked_mul(8) {
+            Some(0) => Ok(Self::NONE),
+            Some(len) => Ok(Self(Kept::InFile(GuardedMapping::new(fd, at, len, Access::Write)?))),
+            None => Err(io::ErrorKind::OutOfMemory.into()),
         }
-        // SAFETY: a new mapping where the kernel likes touches nothing that exists.
-        let base = unsafe {
-            mmap(
-                ptr::null_mut(),
-                len,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                at,
-            )?
-        };
-        Ok(Self(Some(Mapping::at(base.cast(), len)?)))
     }
 
     /// `count` words of our own, all zero.
     pub(crate) fn anonymous(count: usize) -> io::Result<Self> {
         match count.checked_mul(8) {
             Some(0) => Ok(Self::NONE),
-            Some(len) => Ok(Self(Some(Mapping::anonymous(len)?))),
+            Some(len) => Ok(Self(Kept::InMemory(Mapping::anonymous(len)?))),
             None => Err(io::ErrorKind::OutOfMemory.into()),
         }
     }
 
     /// Makes those of a file durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        let Some(map) = &self.0 else { return Ok(()) };
+        let Some((base, len)) = self.place() else { return Ok(()) };
         // SAFETY: our own mapping, whole; nothing in it changes.
-        Ok(unsafe { msync(map.base.as_ptr().cast(), map.len, MsyncFlags::SYNC) }?)
+        Ok(unsafe { msync(base.as_ptr().cast(), len, MsyncFlags::SYNC) }?)
+    }
+
+    /// True when the file could not give them any more: they are zeroes then, and kept nowhere.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(&self.0, Kept::InFile(map) if map.is_lost())
+    }
+
+    fn place(&self) -> Option<(NonNull<u8>, usize)> {
+        match &self.0 {
+            Kept::Nowhere => None,
+            Kept::InMemory(map) => Some((map.base, map.len)),
+            Kept::InFile(map) => Some(map.whole()),
+        }
     }
 
     /// The words.
     pub(crate) fn get(&self) -> &[AtomicU64] {
-        let Some(map) = &self.0 else { return &[] };
-        // SAFETY: the mapping is `len` bytes long, page-aligned, readable, and lives as long as `self`;
-        // any bytes are an `AtomicU64`, and whoever else changes them is what atomics are for.
-        unsafe { std::slice::from_raw_parts(map.base.as_ptr().cast(), map.len / 8) }
+        let Some((base, len)) = self.place() else { return &[] };
+        // SAFETY: the mapping is `len` bytes long, page-aligned, readable, and lives as long as `self` (where
+        // its file can not give a page, the guard puts memory of the same size in its place); any bytes
+        // are an `AtomicU64`, and whoever else changes them is what atomics are for.
+        unsafe { std::slice::from_raw_parts(base.as_ptr().cast(), len / 8) }
     }
 }
 
 impl Mapped for Words {
     fn words(&self) -> &[AtomicU64] {
         self.get()
+    }
+
+    fn is_lost(&self) -> bool {
+        Self::is_lost(self)
     }
 
     fn sync(&self) -> io::Result<()> {

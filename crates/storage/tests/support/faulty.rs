@@ -50,6 +50,8 @@ pub(crate) struct State {
     pub(crate) changes: AtomicU64,
     /// What was cached has been forgotten, if it was.
     pub(crate) forgotten: AtomicBool,
+    /// The mapped words are gone.
+    pub(crate) table_lost: AtomicBool,
     /// Done when the words are looked at next, before that.
     pub(crate) meanwhile: Meanwhile,
 }
@@ -200,6 +202,17 @@ impl State {
         words
     }
 
+    /// A page of the mapped words can not be had: all of them read as zeroes from now on.
+    pub(crate) fn lose_table(&self) {
+        self.zero_words(&(0..u64::MAX));
+        self.table_lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Somebody makes it `len` bytes long.
+    pub(crate) fn cut(&self, len: usize) {
+        self.now.lock().unwrap().truncate(len);
+    }
+
     /// Zeroes mapped words too.
     fn zero_words(&self, range: &Range<u64>) {
         for (at, words) in self.tables.lock().unwrap().iter() {
@@ -223,6 +236,10 @@ impl Mapped for More {
         &self.words
     }
 
+    fn is_lost(&self) -> bool {
+        self.state.table_lost.load(Ordering::Relaxed)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.state.medium_sync()
     }
@@ -242,6 +259,10 @@ impl Medium for Faulty {
         fail(&self.state.fail_map)?;
         let words = self.state.map(at, count);
         Ok(Arc::new(More { state: Arc::clone(&self.state), words }))
+    }
+
+    fn words_lost(&self) -> bool {
+        self.state.table_lost.load(Ordering::Relaxed)
     }
 
     fn words(&self) -> &[AtomicU64] {
