@@ -1,6 +1,7 @@
 //! The command as users run it: its arguments, its answers, its effects, its errors.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use std::fs;

@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "each test file uses a part")]
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -421,6 +421,46 @@ fn nobody_at_the_socket_can_harm_the_server() {
     place.input("append", &["--zone", "1"], &bytes(1, 4096)).ok();
     drop(left);
     ctl(&place, &["quit"]).ok();
+}
+
+#[test]
+fn whoever_ends_a_server_together_with_others_sees_its_end() {
+    for _ in 0..5 {
+        let (place, mut server) = served(&[]);
+        // Connected, all of them, before the first word is said.
+        let clients: Vec<_> =
+            (0..8).map(|_| UnixStream::connect(place.path("c")).unwrap()).collect();
+        std::thread::scope(|scope| {
+            for mut stream in clients {
+                scope.spawn(move || {
+                    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                    let _ = stream.write_all(b"{\"command\": \"quit\"}\n");
+                    let mut said = String::new();
+                    let ended = stream.read_to_string(&mut said);
+                    // What was not read of us any more ends with a reset.
+                    let reset = |e: &std::io::Error| e.kind() == ErrorKind::ConnectionReset;
+                    assert!(ended.as_ref().err().is_none_or(reset), "{ended:?}");
+                    assert!(said.is_empty() || said.starts_with("{\"ok\":true"), "{said}");
+                });
+            }
+        });
+        // When the connections end the image is in order, whatever the process still does.
+        assert_eq!(place.run(&["info", "d.zvb", "--json"]).json()["state"], "clean");
+        server.kill();
+    }
+    // So does the command, where it can still connect.
+    for _ in 0..5 {
+        let (place, _server) = served(&[]);
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..4).map(|_| scope.spawn(|| ctl(&place, &["quit"]))).collect();
+            for run in runs.into_iter().map(|run| run.join().unwrap()) {
+                match run.code() {
+                    0 => assert_eq!(run.out(), "the server has ended\n"),
+                    _ => assert!(run.err().contains("no server has it open"), "{}", run.err()),
+                }
+            }
+        });
+    }
 }
 
 #[test]

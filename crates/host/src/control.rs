@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -32,6 +32,9 @@ pub const CONNECTIONS_MAX: usize = 16;
 
 /// How long one write to a client may take.
 pub const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a command that is under way at the end may take before its connection is cut off.
+const END_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long to wait before trying again when the host has no room for a connection.
 const ACCEPT_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -76,13 +79,14 @@ impl Control {
             commands,
             log: RateLimited::new(log),
             end: Bell::new()?,
+            ending: AtomicBool::new(false),
             clock: AtomicU64::new(0),
             clients: Mutex::default(),
             waiting: Mutex::default(),
         });
         let thread = thread::Builder::new().name("control".into()).spawn({
             let desk = Arc::clone(&desk);
-            move || desk.accept(&self.0)
+            move || desk.accept(self.0)
         })?;
         Ok(Controlled { desk, thread: Some(thread) })
     }
@@ -91,7 +95,7 @@ impl Control {
 /// A control socket that is served.
 pub struct Controlled {
     desk: Arc<Desk>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<OwnedFd>>,
 }
 
 impl fmt::Debug for Controlled {
@@ -100,24 +104,29 @@ impl fmt::Debug for Controlled {
     }
 }
 
-/// The clients that wait for the end: dropping this tells them.
+/// The clients that wait for the end, or will see it: dropping this tells them.
 #[derive(Debug)]
 #[must_use = "the clients are told when this is dropped"]
-pub struct Waiting(#[expect(dead_code, reason = "only dropped")] Vec<Arc<UnixStream>>);
+#[expect(dead_code, reason = "only dropped")]
+pub struct Waiting {
+    clients: Vec<Arc<UnixStream>>,
+    /// With those that nobody took.
+    listener: Option<OwnedFd>,
+}
 
 impl Controlled {
-    /// Ends every connection but those of clients that wait for the end; no command runs afterwards.
+    /// Takes no command any more, and none runs afterwards. Connections stay until the end, which clients
+    /// see by theirs: whoever says "end" a moment too late learns no less.
     pub fn stop(mut self) -> Waiting {
-        self.join();
-        Waiting(std::mem::take(&mut *lock(&self.desk.waiting)))
+        let listener = self.join();
+        Waiting { clients: std::mem::take(&mut *lock(&self.desk.waiting)), listener }
     }
 
-    fn join(&mut self) {
+    fn join(&mut self) -> Option<OwnedFd> {
+        self.desk.ending.store(true, Ordering::Release);
         self.desk.end.ring();
-        if let Some(thread) = self.thread.take() {
-            // It ends by itself, and has nothing to say.
-            let _ = thread.join();
-        }
+        // It ends by itself.
+        self.thread.take()?.join().ok()
     }
 }
 
@@ -132,6 +141,8 @@ struct Desk {
     commands: Arc<dyn Commands>,
     log: RateLimited,
     end: Bell,
+    /// Connections are kept.
+    ending: AtomicBool,
     /// Counts commands, to tell which client was silent longest.
     clock: AtomicU64,
     clients: Mutex<Vec<Client>>,
@@ -163,6 +174,23 @@ impl Client {
         // A thread that died has left nothing behind.
         let _ = self.thread.join();
     }
+
+    /// Takes no more from it, and waits until its thread has ended. The connection is left, unless it is
+    /// what the thread waits for.
+    fn hush(self) -> Arc<UnixStream> {
+        let _ = self.stream.shutdown(Direction::Read);
+        let begun = Instant::now();
+        while !self.thread.is_finished() && begun.elapsed() < END_PATIENCE {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let stream = Arc::clone(&self.stream);
+        if self.thread.is_finished() {
+            let _ = self.thread.join();
+        } else {
+            self.end();
+        }
+        stream
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -170,10 +198,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Desk {
-    /// The whole life of the thread that accepts.
-    fn accept(self: &Arc<Self>, socket: &Socket) {
-        while self.wait(Some(socket), None) {
-            match accept_with(socket, SocketFlags::CLOEXEC) {
+    /// The whole life of the thread that accepts. What is left is the listener, of which nobody hears any more.
+    fn accept(self: &Arc<Self>, socket: Socket) -> OwnedFd {
+        while self.wait(Some(&socket), None) {
+            match accept_with(&socket, SocketFlags::CLOEXEC) {
                 Ok(stream) => self.welcome(stream),
                 Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
                 Err(errno) => {
@@ -186,8 +214,11 @@ impl Desk {
                 }
             }
         }
+        let listener = socket.into_fd();
         let clients = std::mem::take(&mut *lock(&self.clients));
-        clients.into_iter().for_each(Client::end);
+        let kept: Vec<_> = clients.into_iter().map(Client::hush).collect();
+        lock(&self.waiting).extend(kept);
+        listener
     }
 
     /// Waits until there is a connection, or for so long. False when it is time to end.
@@ -276,8 +307,10 @@ impl Desk {
                 Err(_) => break,
             }
         }
-        // The desk still holds the stream.
-        let _ = stream.shutdown(Direction::Both);
+        // The desk still holds the stream, and at the end keeps it.
+        if !self.ending.load(Ordering::Acquire) {
+            let _ = stream.shutdown(Direction::Both);
+        }
     }
 
     fn answer(

@@ -29,7 +29,11 @@ pub(super) fn run(args: &CtlArgs) -> Result<()> {
     if request == (Request::Dump {}) {
         return print_dump(&server.ask(&request)?);
     }
-    let answer = server.ask(&request)?;
+    let answer = match server.ask(&request) {
+        // Somebody else has told it so before, and it takes nothing more.
+        Err(error) if request == (Request::Quit {}) && error.is::<Gone>() => GOOD.to_owned(),
+        answer => answer?,
+    };
     let answer: Map<String, Value> = serde_json::from_str(&answer).context(NO_ANSWER)?;
     if request == (Request::Quit {}) {
         server.wait_for_the_end()?;
@@ -48,6 +52,14 @@ pub(super) fn run(args: &CtlArgs) -> Result<()> {
 
 const NO_ANSWER: &str =
     "the server's answer makes no sense: is that the socket of another program?";
+
+/// An answer with nothing in it.
+const GOOD: &str = r#"{"ok":true}"#;
+
+/// The server ends, or has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the server ended the connection without an answer: it is ending, or has died")]
+struct Gone;
 
 /// The other end.
 struct Server {
@@ -80,11 +92,15 @@ impl Server {
         let mut line =
             serde_json::to_string(request).context("cannot put the command into JSON")?;
         line.push('\n');
-        self.stream.get_mut().write_all(line.as_bytes()).context("cannot send the command")?;
+        match self.stream.get_mut().write_all(line.as_bytes()) {
+            Err(error) if is_end(&error) => return Err(Gone.into()),
+            sent => sent.context("cannot send the command")?,
+        }
         let mut answer = Vec::new();
         let read = (&mut self.stream).take(ANSWER_MAX).read_until(b'\n', &mut answer);
         match read {
-            Ok(0) => bail!("the server ended the connection without an answer"),
+            Ok(0) => return Err(Gone.into()),
+            Err(error) if is_end(&error) => return Err(Gone.into()),
             Err(error) if is_silence(&error) => {
                 bail!("the server has not answered for {} s; --timeout waits longer", self.timeout)
             }
@@ -108,6 +124,10 @@ impl Server {
             _ => Ok(()),
         }
     }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 fn is_silence(error: &io::Error) -> bool {

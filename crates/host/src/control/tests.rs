@@ -165,6 +165,22 @@ fn who_waits_for_the_end_sees_it() {
 }
 
 #[test]
+fn who_comes_too_late_to_be_answered_sees_the_end_all_the_same() {
+    let mut rig = Rig::new();
+    let mut known = rig.client();
+    send(&mut known, b"hello\n");
+    assert_eq!(line(&mut known), "hello\n");
+    let waiting = rig.controlled.take().unwrap().stop();
+    // Nobody takes what is sent now, and nobody cuts the connection off before the end.
+    let _ = known.get_mut().write_all(b"end\n");
+    known.get_ref().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let silent = known.fill_buf().unwrap_err();
+    assert!(matches!(silent.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
+    drop(waiting);
+    assert!(is_over(&mut known));
+}
+
+#[test]
 fn a_socket_that_is_served_is_left_alone() {
     let rig = Rig::new();
     assert!(matches!(Control::bind(&rig.path), Err(BindError::InUse { .. })));

@@ -102,6 +102,13 @@ impl Drop for SocketFile {
 }
 
 impl Socket {
+    /// The socket alone; its file is removed.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        match self {
+            Self::Listening { fd, .. } | Self::Connected(fd) => fd,
+        }
+    }
+
     /// Binds and listens at `path`, for this user alone. A socket that nobody serves any more is
     /// replaced; anything else that is there is left alone.
     pub(crate) fn bind(path: &Path) -> Result<Self, BindError> {
