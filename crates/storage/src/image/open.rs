@@ -170,7 +170,11 @@ fn boot_in(read: io::Result<String>) -> io::Result<[u8; 16]> {
     };
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(33).collect();
     Ok(match u128::from_str_radix(&digits, 16) {
-        Ok(id) if digits.len() == 32 => id.to_be_bytes(),
+        Ok(id) if digits.len() == 32 => {
+            let mut bytes = id.to_le_bytes();
+            bytes.reverse();
+            bytes
+        }
         _ => [0; 16],
     })
 }
