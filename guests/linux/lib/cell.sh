@@ -37,9 +37,12 @@ explain() {
 
 now() { echo $((${EPOCHREALTIME/./} / 1000)); }
 
-# The kernel has something to complain about, other than what a scenario provoked.
+# The kernel has nothing to complain about, other than what a scenario provoked. Linux 6.12 counts the space of a log of
+# btrfs twice when it replays it, and warns when that makes more than a zone: seen on null_blk, too (docs/interop.md).
+counted_twice='fs/btrfs/free-space-cache\.c:[0-9]+ __btrfs_add_free_space_zoned'
 console_clean() {
-    ! grep -E '\] (BUG|WARNING): |Oops|Kernel panic|blocked for more than|rcu.*stall' "$work"/console.*.log
+    ! grep -hE '\] (BUG|WARNING): |Oops|Kernel panic|blocked for more than|rcu.*stall' "$work"/console.*.log |
+        grep -vE "$counted_twice"
 }
 
 # The whole life of scenarios that share a guest. (In a process of its own, which ends everything.)

@@ -1,63 +1,47 @@
-# Files on a file system whose guest or server dies. A scenario says what to do, as text for `inside`:
-#
-#   $mounted   mounts $disk at /tmp/fs
-#   $checked   finds the mounted file system sound
+# File systems whose guest or server dies. What is done inside is in guest/filesystems.sh; $systems are the file systems
+# that this guest can have.
 
-tree_sums='cd /tmp/fs/tree && find . -type f -exec sha256sum {} + | sort -k2 | sha256sum'
+files_prologue() { printf '. "$(command -v filesystems.sh)"\nsystems="%s"\n' "${systems-}"; }
 
-# load NAME: writes files without end; once one is synced, that and its checksum go to the console, which
-# outlives the guest.
-load() {
-    inside <<EOS
-$mounted
-(
-    mkdir -p /tmp/fs/$1
-    for ((i = 0; i < 100000; i++)); do
-        file=/tmp/fs/$1/\$i
-        head -c \$((RANDOM * 12)) /dev/urandom >\$file
-        sync \$file
-        sum=\$(sha256sum \$file | cut -c1-64)
-        printf '\nsynced %s %s\n' "\$file" "\$sum" >/dev/console
-        # Room for more, and zones to be reclaimed.
-        [ \$i -lt 20 ] || rm /tmp/fs/$1/\$((i - 20))
+# inside_files [SECONDS]: runs the script on standard input in the guest, where filesystems.sh is known.
+inside_files() { { files_prologue; cat; } | inside "$@"; }
+
+# choose_systems S...: those of them that this guest can have. Of the others it is noted why not.
+choose_systems() {
+    local system why
+    systems=
+    for system in "$@"; do
+        why=$(inside_files <<<"missing $system")
+        if [ -z "$why" ]; then systems+=" $system"; else note "$system: not here: $why"; fi
     done
-) </dev/null >/dev/null 2>&1 &
-EOS
+    [ -n "$systems" ]
 }
 
-# until_synced NAME COUNT: waits until that load has synced so many files.
+# until_synced NAME COUNT: waits until that load has synced so many files, in every file system.
 until_synced() {
-    local seconds
-    for ((seconds = 0; seconds < 300; seconds++)); do
-        [ "$(synced "$1" | wc -l)" -lt "$2" ] || return 0
-        vm_runs || break
-        sleep 1
+    local tenths system
+    for system in $systems; do
+        for ((tenths = 0; tenths < 3000; tenths++)); do
+            [ "$(synced "$system" "$1" | wc -l)" -lt "$2" ] || continue 2
+            vm_runs || break
+            sleep 0.1
+        done
+        echo "the load in $system/$1 does not get on"
+        return 1
     done
-    echo "the load in $1 does not get on"
-    return 1
 }
 
-# What the last guest that ran that load said was synced.
+# synced S NAME: what the last guest that ran that load said was synced, as lines of sha256sum.
 synced() {
-    cat "$work"/console.*.log | tr -d '\r' | grep -E "^synced /tmp/fs/$1/[0-9]+ [0-9a-f]{64}\$" || true
+    cat "$work"/console.*.log | tr -d '\r' | sed -nE "s,^synced ([0-9a-f]{64}  /tmp/fs/$1/$2/[0-9]+)\$,\1,p"
 }
 
-# check_synced NAME TREE: the last synced files are there and whole, those that the load cannot have removed,
-# and so is the tree with these sums.
-check_synced() {
-    local lines
-    lines=$(synced "$1" | tail -15)
-    [ "$(wc -l <<<"$lines")" = 15 ]
-    inside <<EOS
-$mounted
-while read -r _ file sum; do
-    equal "\$file" "\$(sha256sum "\$file" | cut -c1-64)" "\$sum"
-done <<'EOF2'
-$lines
-EOF2
-$checked
-equal "the tree" "\$($tree_sums)" "$2"
-umount /tmp/fs
-EOS
-    echo "synced files are whole, after the $1 was killed"
+# tell_synced NAME: a script for `inside_files` that tells a new guest what the one before had synced.
+tell_synced() {
+    local system lines
+    for system in $systems; do
+        lines=$(synced "$system" "$1" | tail -15)
+        [ "$(wc -l <<<"$lines")" = 15 ] || return 1
+        printf "cat >/tmp/synced.%s <<'EOF'\n%s\nEOF\n" "$system" "$lines"
+    done
 }

@@ -1,4 +1,4 @@
-# attached (VDUSE): 1 to 5 again, file systems, kills
+# attached (VDUSE): 1 to 5 again, fio while its server is killed
 vm=own
 needs_in_guest "$zvb" "$here/guest/attached.sh"
 
@@ -12,7 +12,7 @@ attached() (
     disk() { options=${*:2}; }
     needs_in_guest() { :; }
     # Its server is in the guest; what that had counted was written down before it ended.
-    statistics() { through_inside <<<'cat /tmp/statistics'; }
+    statistics() { through_inside <<<'cat /tmp/disk.statistics'; }
     note() { echo "attached, scenario $number: $*" >>"$cell/$id.notes"; }
     inside() {
         { printf '%s\nattach %s\n' "$prologue" "$options"; cat; printf 'detach\n'; } | through_inside 400
@@ -48,61 +48,6 @@ EOS
         echo "-- $(basename "$file")"
         (attached "$file")
     done
-
-    echo "-- btrfs, taken back and attached again"
-    { echo "$prologue"; cat <<'EOS'; } | inside 400
-attach --size 512M --zone-size 4M --max-open 24 --max-active 28
-modprobe btrfs
-mkfs.btrfs -q -f -d single -m single "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
-mounted() { mount "$disk" /tmp/fs; }
-checked() {
-    btrfs scrub start -B /tmp/fs >/tmp/scrub 2>&1 || { cat /tmp/scrub; exit 1; }
-    grep -q "no errors found" /tmp/scrub || { cat /tmp/scrub; exit 1; }
-    equal "device errors" "$(btrfs device stats /tmp/fs | awk '{ n += $2 } END { print n + 0 }')" 0
-}
-kept
-EOS
-    note "attached, btrfs: filled, taken back, attached again, scrubbed"
-
-    echo "-- f2fs, taken back and attached again"
-    { echo "$prologue"; cat <<'EOS'; } | inside 400
-attach --size 512M --zone-size 8M --conventional 8 --max-open 8
-modprobe f2fs
-mkfs.f2fs -q -f -m "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
-mounted() { mount -t f2fs -o mode=lfs "$disk" /tmp/fs; }
-checked() {
-    umount /tmp/fs
-    fsck.f2fs --dry-run "$disk" >/tmp/fsck 2>&1 || { tail -40 /tmp/fsck; exit 1; }
-    mounted
-}
-kept
-EOS
-    note "attached, f2fs: filled, taken back, attached again, checked"
-
-    echo "-- xfs, taken back and attached again"
-    said=$(
-        { echo "$prologue"; cat <<'EOS'; } | inside 400
-[ ! -e /opt/xfs/missing ] || { cat /opt/xfs/missing; exit 77; }
-[ "$kernel" != 6.12 ] || { echo "zoned XFS came with Linux 6.15"; exit 77; }
-attach --size 832M --zone-size 16M --conventional 20 --max-open 16 --max-active 20
-modprobe xfs
-/opt/xfs/mkfs.xfs -f "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
-grep -q "zoned=1" /tmp/mkfs || { cat /tmp/mkfs; exit 1; }
-mounted() { mount "$disk" /tmp/fs; }
-checked() {
-    /opt/xfs/xfs_scrub -n /tmp/fs >/tmp/scrub 2>&1 || { cat /tmp/scrub; exit 1; }
-    umount /tmp/fs
-    /opt/xfs/xfs_repair -n "$disk" >/tmp/repair 2>&1 || { cat /tmp/repair; exit 1; }
-    mounted
-}
-kept
-EOS
-    ) && status=0 || status=$?
-    case $status in
-        0) note "attached, xfs: filled, taken back, attached again, scrubbed" ;;
-        77) note "attached, xfs: not here: $said" ;;
-        *) echo "$said"; return 1 ;;
-    esac
 
     echo "-- names, and refusals"
     { echo "$prologue"; cat <<'EOS'; } | inside
@@ -219,54 +164,5 @@ for ((round = 1; round == 1 || kills < 3; round++)); do
 done
 echo "fio went on through $kills kills, in $((round - 1)) rounds"
 detach
-EOS
-
-    echo "-- btrfs, while the server is killed"
-    { echo "$prologue"; cat <<'EOS'; } | inside 500
-attach --size 512M --zone-size 4M --max-open 24 --max-active 28
-modprobe btrfs
-mkfs.btrfs -q -f -d single -m single "$disk" >/tmp/mkfs 2>&1 || { cat /tmp/mkfs; exit 1; }
-mkdir -p /tmp/fs
-mount "$disk" /tmp/fs
-(
-    # Until there were enough kills.
-    for ((i = 0; i < 1000; i++)); do
-        [ ! -e /tmp/enough ] || break
-        head -c $((RANDOM * 12)) /dev/urandom >/tmp/fs/$i
-        sync /tmp/fs/$i
-        sha256sum /tmp/fs/$i >>/tmp/sums
-    done
-) &
-load=$!
-for ((kills = 0; kills < 10; kills++)); do
-    sleep 0.4
-    killed
-done
-touch /tmp/enough
-wait "$load"
-echo "btrfs went on through $kills kills, with $(wc -l </tmp/sums) files"
-fails zvb detach disk
-says "in use"
-kill "$server"
-wait "$server"
-grep -q "is in use, and stays" /tmp/attach.err
-start
-umount /tmp/fs
-mount "$disk" /tmp/fs
-sha256sum --quiet -c /tmp/sums
-btrfs scrub start -B /tmp/fs >/tmp/scrub 2>&1 || { cat /tmp/scrub; exit 1; }
-grep -q "no errors found" /tmp/scrub || { cat /tmp/scrub; exit 1; }
-equal "device errors" "$(btrfs device stats /tmp/fs | awk '{ n += $2 } END { print n + 0 }')" 0
-umount /tmp/fs
-
-# Nobody serves it, and somebody waits: both are seen to.
-kill -9 "$server"
-wait "$server" 2>/dev/null || true
-dd if="$disk" of=/tmp/read bs=4096 count=1 iflag=direct status=none &
-reader=$!
-sleep 0.5
-zvb detach disk --quiet
-wait "$reader"
-equal "the device" "$(ls /dev/vduse)" control
 EOS
 }

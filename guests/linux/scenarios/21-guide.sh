@@ -4,14 +4,6 @@ disk disk --size 1G --zone-size 8M --conventional 8 --max-open 32
 # As filesystems.md makes it for XFS.
 disk forxfs --size 832M --zone-size 16M --conventional 20 --max-open 16
 
-# page NAME MARK: the blocks of a page that are marked so.
-page() {
-    local found
-    found=$(awk -v mark="\`\`\`sh $2" '/^```/ { on = ($0 == mark); next } on' "docs/guide/$1.md")
-    [ -n "$found" ] || { echo "$1.md has no block marked $2" >&2; return 1; }
-    printf '%s\n' "$found"
-}
-
 scenario() {
     local script
     script=$(page filesystems guest)
@@ -33,6 +25,39 @@ EOS
         77) note "XFS: not here: $said" ;;
         *) echo "$said"; return 1 ;;
     esac
+
+    # The lines of linux-guests.md, each on an empty disk.
+    script=$(page linux-guests one)
+    said=$(
+        {
+            printf "mkdir -p /mnt\nlines() { cat <<'EOF'\n%s\nEOF\n}\n" "$script"
+            cat <<'EOS'
+other=$disk
+tried=0
+while read -r line; do
+    disk=$other
+    case $line in
+        mkfs.xfs*)
+            [ ! -e /opt/xfs/missing ] && [ "$kernel" != 6.12 ] || continue
+            PATH=/opt/xfs:$PATH disk=$forxfs
+            ;;
+        mkfs.f2fs*) modprobe f2fs ;;
+        mkzonefs*) modprobe zonefs ;;
+    esac
+    wipefs -q -a "$disk"
+    dd if=/dev/zero of="$disk" bs=1M count=64 oflag=direct conv=notrunc status=none
+    blkzone reset "$disk"
+    echo "+ $line"
+    eval "$line"
+    equal "what is mounted" "$(findmnt -n -o SOURCE /mnt | tail -1)" "$disk"
+    umount /mnt
+    tried=$((tried + 1))
+done < <(lines)
+echo "tried: $tried"
+EOS
+        } | inside 300
+    ) || { echo "$said"; return 1; }
+    grep -qx "tried: [34]" <<<"$said" || { echo "$said"; return 1; }
 
     # A disk attached to the host's kernel.
     script=$(page bare-host attached)

@@ -16,11 +16,9 @@ on_uml() {
         kill -0 "$server" || { cat "$folder/log"; return 1; }
         sleep 0.05
     done
-    (
-        cd "$parts/uml"
-        tied setarch -R env HOME="$folder" LD_LIBRARY_PATH=. ./linux mem=128M initrd="$folder/initrd" \
-            rdinit=/init virtio_uml.device="$folder/s:2" con=null con0=null,fd:1 ssl=null >"$folder/said" 2>&1 </dev/null
-    ) &
+    # As attach.md starts it.
+    PATH=$path HOME_OF_UML=$folder root=$folder/root init=/init socket=$folder/s tied bash -c "$line" \
+        >"$folder/said" 2>&1 </dev/null &
     uml=$!
     for ((tries = 0; tries < 1800; tries++)); do
         kill -0 "$uml" 2>/dev/null || break
@@ -41,14 +39,14 @@ on_uml() {
 line() { grep -qxF -- "$1" "$folder/lines" || { cat "$folder/said" "$folder/log"; echo "this was not said: $1"; return 1; }; }
 
 scenario() {
-    local folder tree data
+    local folder path line data
     # The path goes into the kernel's command line, and into the address of a socket.
     folder=$(mktemp -d "$work/uml.XXX")
-    tree=$folder/tree
-    mkdir -p "$tree"
-    cp "$parts/busybox" "$parts/uml/virtio_blk.ko" "$tree/"
-    cp "$here/guest/uml-init" "$tree/init"
-    (cd "$tree" && find . | "$parts/busybox" cpio -o -H newc 2>/dev/null) >"$folder/initrd"
+    mkdir -p "$folder/root"
+    cp "$parts/busybox" "$parts/uml/virtio_blk.ko" "$folder/root/"
+    cp "$here/guest/uml-init" "$folder/root/init"
+    path=$(programs "$folder/bin")
+    line=$(page attach uml)
 
     on_uml --size 64M --zone-size 4M --model host-aware
     line "a disk, zones: none, of 131072 sectors"

@@ -17,7 +17,7 @@ fails nobody zvb detach disk
 says "no disk is attached as disk; nothing is"
 
 echo "-- faults while the kernel has the disk"
-ctl() { zvb ctl --control /tmp/control --quiet "$@"; }
+ctl() { zvb ctl --control /tmp/disk.control --quiet "$@"; }
 attach --size 64M --zone-size 4M --conventional 1
 head -c 1M /dev/urandom >/tmp/data
 put() { dd if=/tmp/data of="$disk" bs=64k count=16 seek=$(($1 * 64)) oflag=direct conv=notrunc status=none; }
@@ -34,9 +34,9 @@ fails put 4
 equal "a write that failed" "$(zone 4 wptr)" 0
 put 4
 equal "after a write that failed" "$(zone 4 wptr)" 2048
-errors=$(zvb ctl --control /tmp/control stats | awk '$1 ~ /^[0-9]+$/ && $2 == "write" { n += $4 } END { print n + 0 }')
+errors=$(zvb ctl --control /tmp/disk.control stats | awk '$1 ~ /^[0-9]+$/ && $2 == "write" { n += $4 } END { print n + 0 }')
 [ "$errors" -ge 1 ]
-fails nobody zvb ctl --control /tmp/control stats
+fails nobody zvb ctl --control /tmp/disk.control stats
 says "ermission denied"
 fails nobody zvb detach disk
 says "only root may"
@@ -126,5 +126,55 @@ zvb check "$image" >/tmp/check || { cat /tmp/check; exit 1; }
 zvb dump "$image" >/tmp/after
 zvb dump /tmp/other.zvb >/tmp/before
 cmp /tmp/before /tmp/after
+rm "$image"
+
+echo "-- the same, of an older zvb, which wrote down no shape"
+attach --size 64M --zone-size 4M --conventional 1
+kill -9 "$server"
+wait "$server" 2>/dev/null || true
+sed -i -E 's/,"shape":.*/}/' /run/zvb/disk.attached
+mv "$image" /tmp/aside.zvb
+fails zvb detach disk --force
+says "an older zvb attached it"
+says "With $image, or a copy of it, in its place"
+cp /tmp/aside.zvb "$image"
+zvb detach disk --quiet
+equal "the device, and what is written of it" "$(ls /dev/vduse)$(ls /run/zvb)" control
+rm "$image" /tmp/aside.zvb
+
+echo "-- its process is killed, and it was in memory"
+in_memory() {
+    rm -f /tmp/disk.out
+    zvb attach mem:64M --zone-size 4M --conventional 1 --name disk >/tmp/disk.out 2>/tmp/disk.err &
+    server=$!
+    while ! grep -qs Attached /tmp/disk.out; do kill -0 "$server"; sleep 0.1; done
+    disk=$(sed -n 's/^Attached as \([^;]*\);.*/\1/p' /tmp/disk.out)
+}
+in_memory
+put 2
+kill -9 "$server"
+wait "$server" 2>/dev/null || true
+# It is not gone on with: it would be an empty one.
+fails zvb attach mem:64M --zone-size 4M --conventional 1 --name disk
+says '`zvb detach disk` takes it away'
+dd if="$disk" of=/tmp/read bs=64k skip=128 count=1 iflag=direct status=none 2>/tmp/dd.err &
+reader=$!
+sleep 0.5
+zvb detach disk >/tmp/lost 2>&1 || { cat /tmp/lost; exit 1; }
+grep -q "was in memory" /tmp/lost || { cat /tmp/lost; exit 1; }
+! wait "$reader" || { echo "what was lost was read"; exit 1; }
+equal "the device, and what is written of it" "$(ls /dev/vduse)$(ls /run/zvb)" control
+
+echo "-- in memory, and in use when it is told to end"
+in_memory
+modprobe zonefs
+mkzonefs -f "$disk" >/dev/null
+mount -t zonefs "$disk" /tmp/fs
+kill "$server"
+wait "$server"
+grep -q "and is gone" /tmp/disk.err || { cat /tmp/disk.err; exit 1; }
+zvb detach disk --force >/tmp/lost 2>&1 || { cat /tmp/lost; exit 1; }
+umount /tmp/fs
+equal "the device, and what is written of it" "$(ls /dev/vduse)$(ls /run/zvb)" control
 EOS
 }

@@ -121,9 +121,16 @@ pub(super) fn serve(
     match served {
         Ok(Outcome::Left(disk)) => {
             let disk = disk.display();
-            output::log(format_args!(
-                "{disk} is in use, and stays: what it is asked for waits until the same command is given again"
-            ));
+            if matches!(source, Source::Memory(_)) {
+                output::log(format_args!(
+                    "{disk} is in use, and stays, but what was written to it was in memory, and is gone: `zvb detach \
+                     {name}` takes it away once nobody uses it, and with --force at once"
+                ));
+            } else {
+                output::log(format_args!(
+                    "{disk} is in use, and stays: what it is asked for waits until the same command is given again"
+                ));
+            }
         }
         Ok(_) => {
             entry.record.remove();

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -19,6 +19,7 @@ use crate::args::{Cli, Command};
 use crate::attached::{self, Attached, Record};
 use crate::lost::{Lost, WrittenShape};
 use crate::output;
+use crate::source::Source;
 
 /// How long the process that serves a disk may take to let go of it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -115,21 +116,44 @@ fn take_over(attached: &Attached, force: bool) -> anyhow::Result<()> {
     before.disk = attached.source.clone();
     before.name = Some(name.clone());
     before.control = None;
-    let Err(why) = go_on(&before, None) else { return Ok(()) };
     let lost = attached.shape.as_ref().and_then(WrittenShape::shape).map(Lost::new);
-    let Some(lost) = lost.filter(|_| vduse::exists(name)) else {
-        return Err(why.context(format!("cannot take {name} back, which {pid} left")));
+    let why = match Source::parse(&before.disk, &before.source)? {
+        // An empty disk in its place would answer what waits as if nothing had been written.
+        Source::Memory(_) => {
+            anyhow!("the disk was in memory, and is gone with the process that served it")
+        }
+        _ => match go_on(&before, None) {
+            Ok(()) => return Ok(()),
+            Err(why) if force => why,
+            Err(why) if lost.is_some() && vduse::exists(name) => {
+                return Err(why.context(format!(
+                    "cannot take {name} back, which {pid} left; --force takes it away without its disk, and what the \
+                     kernel was not answered yet is lost"
+                )));
+            }
+            Err(why) => {
+                return Err(why.context(format!("cannot take {name} back, which {pid} left")));
+            }
+        },
     };
-    if !force {
-        return Err(why.context(format!(
-            "cannot take {name} back, which {pid} left; --force takes it away without its disk, and what the kernel \
-             was not answered yet is lost"
-        )));
+    if !vduse::exists(name) {
+        return Err(why.context(format!("cannot take {name} back, which {pid} left")));
     }
+    let Some(lost) = lost else { return Err(why.context(without_shape(attached))) };
     output::log(format_args!(
         "{why:#}; {name} is taken away without its disk: what the kernel was not answered yet fails, and is lost"
     ));
     go_on(&before, Some(lost)).with_context(|| format!("cannot take {name} away, which {pid} left"))
+}
+
+/// What is left to do about a disk of which an older zvb wrote down no shape, so that nothing can stand in for it.
+fn without_shape(attached: &Attached) -> String {
+    let Attached { name, source, .. } = attached;
+    format!(
+        "cannot take {name} away without its disk: an older zvb attached it, and wrote down nothing of what it looks \
+         like. With {source}, or a copy of it, in its place again, this command takes it back; without, `vdpa dev del \
+         {name}` (iproute2) takes it off the kernel's bus, unless a request waits for it: then the host must be started anew"
+    )
 }
 
 /// Serves a disk that another process left, or what stands in for it, for as long as it takes to detach it.
@@ -151,5 +175,15 @@ mod tests {
         assert_eq!(not_ours("d", false, &one), "no disk is attached as d; there are: disk, other");
         let foreign = not_ours("d", true, &one);
         assert!(foreign.contains("did not put it there") && foreign.contains("vdpa dev del d"));
+    }
+
+    #[test]
+    fn what_to_do_about_a_disk_of_an_older_zvb_is_said() {
+        let written =
+            r#"{"name": "d", "pid": 7, "source": "/images/d.zvb", "command": [], "disk": null}"#;
+        let attached: Attached = serde_json::from_str(written).unwrap();
+        assert_eq!(attached.shape, None);
+        let said = without_shape(&attached);
+        assert!(said.contains("With /images/d.zvb,") && said.contains("vdpa dev del d"), "{said}");
     }
 }
