@@ -1,6 +1,7 @@
 //! G: features, status and rings, as any virtio device owes them.
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use zvb_wire::{DeviceStatus, Features, ID_BYTES, Model, RequestType, Status};
@@ -13,8 +14,8 @@ use crate::request::{Place, Request, answer};
 use crate::rig::{QUIET_MS, Rig};
 use crate::ring::MAX_QUEUE_SIZE;
 
-/// How long a queue that was broken is given, in milliseconds.
-const BROKEN_MS: u32 = 500;
+/// How often a broken device is looked at, in milliseconds.
+const LOOK_MS: u32 = 50;
 /// Requests in flight together.
 const DEPTH: u16 = 16;
 
@@ -52,26 +53,40 @@ pub(crate) fn needs_reset_when_broken(rig: &mut Rig<'_>) -> Checked {
     // A head that is no descriptor.
     rig.publish(0, size)?;
     rig.link.notify(0).map_err(Stop::Link)?;
-    // How a device tells of it is the transport's own: a configuration change, an eventfd for errors. The
-    // status is looked at when the device had the time that a request is given here.
-    rig.patience_ms = BROKEN_MS.min(rig.options.timeout_ms);
-    let room = ID_BYTES as usize;
-    let works = rig.ask(&Request::new(RequestType::GET_ID, 0).into(room));
-    let status = rig.link.status();
+    let (works, status) = once_broken(rig);
     rig.recover().map_err(Stop::Abort)?;
     // Whatever it made of that: a reset must do.
     rig.ready()?;
-    let again = rig.ask(&Request::new(RequestType::GET_ID, 0).into(room))?;
+    let again = rig.ask(&Request::new(RequestType::GET_ID, 0).into(ID_BYTES as usize))?;
     expect("GET_ID after a reset of the broken device", again.status, &[Status::OK])?;
     match status {
         Ok(status) if status.contains(DeviceStatus::NEEDS_RESET) => Ok(()),
-        _ if works.is_ok() => skip("a chain that begins nowhere is no fatal error to this device"),
+        _ if works => skip("a chain that begins nowhere is no fatal error to this device"),
         Ok(status) => {
             let got = format!("the queue is dead, and the status {:#x}", status.bits());
             fail("NEEDS_RESET after a fatal error", got)
         }
         Err(why) => fail("NEEDS_RESET after a fatal error", why),
     }
+}
+
+/// Whether queue 0 still answers, and the status: when the device has answered, or wants a reset, or had the time that
+/// a request is given. (How it tells of that is the transport's own: a configuration change, an eventfd for errors.)
+fn once_broken(rig: &mut Rig<'_>) -> (bool, Result<DeviceStatus, String>) {
+    let chain = rig.chain_of(&Request::new(RequestType::GET_ID, 0).into(ID_BYTES as usize));
+    // What can not even be sent is not answered.
+    let _ = rig.send(0, &chain);
+    for _ in 0..rig.options.timeout_ms.div_ceil(LOOK_MS) {
+        let _ = rig.link.wait(0, LOOK_MS);
+        let used = rig.take_used(0);
+        let works = used.is_some_and(|(id, len)| rig.land(0, id, len).is_ok());
+        let status = rig.link.status();
+        let says_nothing = status.as_ref().is_ok_and(|s| !s.contains(DeviceStatus::NEEDS_RESET));
+        if works || !says_nothing {
+            return (works, status);
+        }
+    }
+    (false, rig.link.status())
 }
 
 /// What no driver can leave out.

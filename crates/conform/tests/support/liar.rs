@@ -104,6 +104,8 @@ pub struct Lie {
     pub features: Features,
     /// Set in the status although the device has not.
     pub status: DeviceStatus,
+    /// So many times the status does not say that a reset is needed, though it is.
+    pub late: u32,
     /// Signals do not come through.
     pub deaf: bool,
     /// A queue that is to be reset alone goes on.
@@ -116,11 +118,12 @@ pub struct Liar {
     pub lie: Lie,
     queue: Option<QueueLayout>,
     seen: Cell<u16>,
+    hidden: u32,
 }
 
 impl Liar {
     pub fn new(inner: VhostUser, memory: Recorder, lie: Lie) -> Self {
-        Self { inner, memory, lie, queue: None, seen: Cell::new(0) }
+        Self { inner, memory, lie, queue: None, seen: Cell::new(0), hidden: 0 }
     }
 
     /// Waits until the device has answered everything, and changes the answers.
@@ -194,7 +197,12 @@ impl Transport for Liar {
     }
 
     fn status(&mut self) -> Result<DeviceStatus, ClientError> {
-        Ok(self.inner.status()? | self.lie.status)
+        let status = self.inner.status()?;
+        if status.contains(DeviceStatus::NEEDS_RESET) && self.hidden < self.lie.late {
+            self.hidden += 1;
+            return Ok(status.difference(DeviceStatus::NEEDS_RESET));
+        }
+        Ok(status | self.lie.status)
     }
 
     fn set_status(&mut self, status: DeviceStatus) -> Result<(), ClientError> {
