@@ -10,7 +10,13 @@
 //! The pointer tells only as long as nothing is written: so all queues are looked at first, and what of theirs
 //! has not happened is noted no more; see [`Lane::resume`](crate::Lane::resume).
 //!
-//! A medium with zones of its own moves its pointer over part of a write, too: such a write goes on there.
+//! A medium with zones of its own moves its pointer over part of a write, too: such a write goes on there. Until its
+//! rest has a place, another queue may write behind that part; so it is noted how much there was, and when the next
+//! process finds more, that is somebody else's.
+//!
+//! One case is not told apart, on such a medium only: an append that was written and not answered, while another queue
+//! resets its zone, and appends less there. It looks like one of which so much is there. No driver that waits for its
+//! appends before it resets their zone gets there.
 
 use zvb_ring::DeviceQueue;
 use zvb_wire::{Sector, ZoneType};
@@ -28,10 +34,14 @@ pub(crate) enum Note {
     Goes { at: Sector, step: u8 },
     /// Of several ranges, those before this one are done, and it is up to `at`.
     Reached { at: Sector, step: u8 },
+    /// Of a write to `at` the first `sectors` are there, and the rest has no place yet.
+    Stopped { at: Sector, sectors: Sector },
 }
 
 /// No disk that we can serve has more sectors.
 const SECTOR_BITS: u32 = 52;
+/// No disk on which a write can stop has more, nor is a write as long: 512 TiB, and 512 MiB.
+const STOPPED_BITS: (u32, u32) = (40, 20);
 
 impl Note {
     /// Never 0, which stands for nothing.
@@ -41,6 +51,7 @@ impl Note {
             Self::Done => 1,
             Self::Goes { at, step } => place(at, step) | 2,
             Self::Reached { at, step } => place(at, step) | 3,
+            Self::Stopped { at, sectors } => (at.0 << 24) | (sectors.0 << 4) | 4,
         }
     }
 
@@ -50,19 +61,27 @@ impl Note {
             1 => Some(Self::Done),
             2 => Some(Self::Goes { at, step }),
             3 => Some(Self::Reached { at, step }),
+            4 => {
+                let sectors = Sector((bits >> 4) & ((1 << STOPPED_BITS.1) - 1));
+                Some(Self::Stopped { at: Sector(bits >> 24), sectors })
+            }
             _ => None,
         }
+    }
+
+    /// About a write of which there is only a part; `None` where that has no room in a note.
+    fn stopped(part: Part) -> Option<Self> {
+        let Part { at, sectors } = part;
+        let fits = at.0 >> STOPPED_BITS.0 == 0 && sectors.0 >> STOPPED_BITS.1 == 0;
+        fits.then_some(Self::Stopped { at, sectors })
     }
 
     /// About a write that was just decided; `None` where it can as well be done again.
     pub(crate) fn of(geometry: &Geometry, slot: &Slot) -> Option<Self> {
         let step = u8::try_from(slot.next_range).ok()?;
-        let at = slot.at;
+        // Of one that goes on, where its first part went: from here on nobody else writes behind that.
+        let at = slot.went_on.unwrap_or(slot.at);
         slot.write.as_ref()?;
-        // The place where its first part went stands there already.
-        if slot.went_on.is_some() {
-            return None;
-        }
         let zone = geometry.zone_of(at)?;
         let sequential = geometry.zone_type(zone) == ZoneType::SequentialRequired;
         (sequential && at.0 >> SECTOR_BITS == 0).then_some(Self::Goes { at, step })
@@ -124,10 +143,20 @@ pub(crate) fn resume(zones: &Zones, slot: &mut Slot, in_parts: bool) -> Option<u
             slot.happened = written == sectors;
             if slot.happened {
                 slot.at = at;
-            } else if in_parts && written > Sector::ZERO {
-                slot.part = Some(Part { at, sectors: written });
+                Some(note)
+            } else {
+                slot.part =
+                    (in_parts && written > Sector::ZERO).then_some(Part { at, sectors: written });
+                slot.part.and_then(Note::stopped)
             }
-            (slot.happened || slot.part.is_some()).then_some(note)
+        }
+        (
+            Note::Stopped { at, sectors: part },
+            Request::Write { sectors, .. } | Request::Append { sectors, .. },
+        ) => {
+            slot.part = (in_parts && written(zones, at, sectors) == part)
+                .then_some(Part { at, sectors: part });
+            slot.part.and(Some(note))
         }
         (Note::Goes { at, step }, Request::Zero) => {
             skip(slot, step);
@@ -206,11 +235,17 @@ mod tests {
             Note::Goes { at: Sector::ZERO, step: 0 },
             Note::Goes { at: farthest, step: 255 },
             Note::Reached { at: farthest, step: 15 },
+            Note::Stopped { at: Sector((1 << 40) - 1), sectors: Sector((1 << 20) - 1) },
+            Note::Stopped { at: Sector::ZERO, sectors: Sector(1) },
         ] {
             assert_ne!(note.encode(), 0);
             assert_eq!(Note::decode(note.encode()), Some(note));
         }
         assert_eq!(Note::decode(0), None);
         assert_eq!(Note::decode(u64::MAX), None);
+        let stopped =
+            |at, sectors| Note::stopped(Part { at: Sector(at), sectors: Sector(sectors) });
+        assert_eq!(stopped(7, 8), Some(Note::Stopped { at: Sector(7), sectors: Sector(8) }));
+        assert_eq!((stopped(1 << 40, 8), stopped(7, 1 << 20)), (None, None));
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use support::*;
 use zvb_ring::{Ledger, Unanswered};
 use zvb_wire::{Condition, Features, Model, RequestType, Sector, Status};
+use zvb_zones::GeometrySpec;
 
 /// What is written down, by the chain's head.
 #[derive(Clone, Copy, Debug)]
@@ -322,6 +323,64 @@ fn places_are_judged_by_the_pointer_that_was_found() {
         let at = u64::from_le_bytes(answer.writable[..8].try_into().unwrap());
         assert_eq!(at, 64 + 8 * index as u64);
         assert!(volume.bytes(Sector(at), 8) == pattern(index as u8, 8), "queue {index}");
+    }
+}
+
+/// A medium that has parts of writes: what another queue writes behind such a part is not taken for its rest.
+#[test]
+fn what_another_writes_behind_a_part_is_not_its_rest() {
+    // Whether the other queue is first, when the next process goes on, and dies.
+    for overtaken in [true, false] {
+        let spec = small(Model::HostManaged, 4, 5);
+        let volume = TestVolume::zoned(GeometrySpec { zone_capacity: spec.zone_size, ..spec });
+        volume.have_zones();
+        let books: [Rc<RefCell<Book>>; 2] = Default::default();
+        let mortal = |index: usize| Box::new(Mortal(Rc::clone(&books[index])));
+        let next = |guests: Vec<Guest>| -> Vec<Guest> {
+            volume.reopen();
+            let next = session(&volume);
+            let over = |(index, guest): (usize, Guest)| {
+                let unanswered = books[index].borrow_mut().unanswered(guest.used_index());
+                guest.taken_over(&next, mortal(index), unanswered)
+            };
+            let mut guests: Vec<Guest> = guests.into_iter().enumerate().map(over).collect();
+            guests.iter_mut().for_each(|guest| guest.lane.resume());
+            guests
+        };
+        let first = session(&volume);
+        let mut guests = next((0..2).map(|index| Guest::new(&first, index)).collect());
+        volume.manual();
+        let header = Guest::header(RequestType::ZONE_APPEND, 64);
+        let long = guests[0].send(&[&header, &pattern(1, 16)], &[9]);
+        guests[0].turn();
+        let short = guests[1].send(&[&header, &pattern(2, 8)], &[9]);
+        guests[1].turn();
+        // The first has half of its data on the medium when the process dies.
+        light_fuse(2);
+        catch_unwind(AssertUnwindSafe(|| volume.finish(0))).unwrap_err();
+        light_fuse(0);
+        let mut guests = next(guests);
+        if overtaken {
+            guests[1].turn();
+            volume.finish(0);
+            guests[1].turn();
+            assert_eq!(guests[1].answer(&short).unwrap().status(), Status::OK);
+        }
+        let mut guests = next(guests);
+        for _ in 0..4 {
+            guests.iter_mut().for_each(Guest::turn);
+            (0..volume.pending()).for_each(|_| volume.finish(0));
+        }
+        let at = [(0, &long, 1, 16), (1, &short, 2, 8)].map(|(index, sent, seed, sectors)| {
+            let answer = guests[index].answer(sent).unwrap();
+            assert_eq!(answer.status(), Status::OK);
+            let at = u64::from_le_bytes(answer.writable[..8].try_into().unwrap());
+            let bytes = volume.bytes(Sector(at), sectors as u64);
+            assert!(bytes == pattern(seed, sectors), "queue {index}, overtaken: {overtaken}");
+            at
+        });
+        // Behind the part that nobody was told of, or on from it.
+        assert_eq!(at, if overtaken { [80, 72] } else { [64, 80] });
     }
 }
 
