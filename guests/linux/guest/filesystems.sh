@@ -11,7 +11,7 @@ missing() {
             [ "$kernel" != 6.12 ] || echo "zoned XFS came with Linux 6.15"
             [ ! -e /opt/xfs/missing ] || cat /opt/xfs/missing
             ;;
-    esac | head -1
+    esac | sed -n 1p
 }
 
 # make S: an empty one.

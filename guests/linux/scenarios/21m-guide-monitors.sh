@@ -2,7 +2,9 @@
 
 # told FOLDER LINE: the guest that was started there said this of its disk.
 told() {
-    tr -d '\r' <"$1/said" | grep -qxF -- "$2" || { cat "$1/said"; echo "this was not said: $2"; return 1; }
+    # To its end: who stops at a match ends what writes to it.
+    tr -d '\r' <"$1/said" >"$1/lines"
+    grep -qxF -- "$2" "$1/lines" || { cat "$1/said"; echo "this was not said: $2"; return 1; }
 }
 
 scenario() {
@@ -31,7 +33,7 @@ scenario() {
         cd "$folder/printed"
         tied zvb serve mem:64M --zone-size 4M --socket-path s >serving 2>&1 </dev/null &
         trap 'kill $!' EXIT
-        until grep -qs krun serving; do sleep 0.1; done
+        until grep -qs krun serving; do kill -0 $! || { cat serving; exit 1; }; sleep 0.1; done
         printed=$(sed -n 's/^ *\(qemu-system-x86_64 .*\)/\1/p' serving)
         eval "$printed $options"
     ) >"$folder/printed/said" 2>&1 </dev/null
@@ -40,5 +42,6 @@ scenario() {
     told "$folder/started" "guide: host-managed, 128 zones, 512 MiB, 2 queues"
 
     # What there is to run.
-    (set -eu; eval "$(page linux-guests listed)") | grep -q "^ *$id  ${title[$id]}"
+    (set -eu; eval "$(page linux-guests listed)") >"$folder/listed"
+    grep -q "^ *$id  ${title[$id]}" "$folder/listed"
 }

@@ -55,7 +55,10 @@ scenario() {
     [ ${#data} = 64 ]
     # What it wrote is what our own driver reads.
     (cd "$folder" && tied "$zvb" serve disk --socket-path s --quiet >serving 2>log </dev/null) &
-    until "$zvb" id --socket-path "$folder/s" >/dev/null 2>&1; do sleep 0.1; done
+    until "$zvb" id --socket-path "$folder/s" >/dev/null 2>&1; do
+        kill -0 $! || { cat "$folder/log"; return 1; }
+        sleep 0.1
+    done
     "$zvb" read --socket-path "$folder/s" --sector $((100 * 128)) --length 8192 | sha256sum >"$folder/sum"
     grep -q "$data" "$folder/sum"
     kill $!
