@@ -107,7 +107,7 @@ impl Line {
     /// `ticket`, the first of `waiters`, is spent. True when it was the first that wanted an open zone.
     pub(crate) fn leave_zone(&mut self, waiters: &mut Chain, ticket: Ticket) -> bool {
         assert_eq!(waiters.first(), Some(ticket.0), "a ticket of another zone");
-        let waiter = self.waiters.pop(waiters);
+        let waiter = self.waiters.take(waiters, None);
         let waiter = waiter.unwrap_or_else(|| unreachable!("the chain was just seen not empty"));
         *self.count(waiter.epoch) -= 1;
         if !waiter.wants_room {

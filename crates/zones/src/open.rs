@@ -170,10 +170,10 @@ impl Zones {
         if state.in_flight != 0 {
             return;
         }
-        if core::mem::take(&mut state.broken) {
+        let broken = core::mem::take(&mut state.broken);
+        if core::mem::take(&mut state.failing) || broken {
             self.suspects.push(zone);
         }
-        state.failing = false;
         state.reserved = state.written;
         let (nothing, waiters) = (state.written == 0, state.waiters);
         if state.condition == Condition::ImplicitOpen {

@@ -23,6 +23,10 @@ impl Chain {
     pub(crate) fn first(self) -> Option<u32> {
         (self.first != NONE).then_some(self.first)
     }
+
+    pub(crate) fn last(self) -> Option<u32> {
+        (self.last != NONE).then_some(self.last)
+    }
 }
 
 /// Values under small numbers. A number that stands for nothing is a bug of this crate or its caller,
@@ -94,14 +98,27 @@ impl<T> Slab<T> {
         chain.last = index;
     }
 
-    /// Takes the first slot out of `chain`, and its value out of the slot.
-    pub(crate) fn pop(&mut self, chain: &mut Chain) -> Option<T> {
-        let first = chain.first()?;
-        chain.first = self.slots[first as usize].next;
-        if chain.first == NONE {
-            chain.last = NONE;
+    /// The slot behind `index` in its chain.
+    pub(crate) fn next(&self, index: u32) -> Option<u32> {
+        let next = self.slots[index as usize].next;
+        (next != NONE).then_some(next)
+    }
+
+    /// Takes the slot behind `before`, or the first, out of `chain`, and its value out of the slot.
+    pub(crate) fn take(&mut self, chain: &mut Chain, before: Option<u32>) -> Option<T> {
+        let index = match before {
+            Some(before) => self.next(before)?,
+            None => chain.first()?,
+        };
+        let next = self.slots[index as usize].next;
+        match before {
+            Some(before) => self.slots[before as usize].next = next,
+            None => chain.first = next,
         }
-        Some(self.remove(first))
+        if next == NONE {
+            chain.last = before.unwrap_or(NONE);
+        }
+        Some(self.remove(index))
     }
 }
 
@@ -120,10 +137,26 @@ mod tests {
             }
             assert_eq!(slab.len(), 4);
             assert_eq!(slab.slots.len(), 4);
-            let mut drain = |chain: &mut Chain| (slab.pop(chain), slab.pop(chain), slab.pop(chain));
-            assert_eq!(drain(&mut one), (Some(round * 10), Some(round * 10 + 2), None));
-            assert_eq!(drain(&mut two), (Some(round * 10 + 1), Some(round * 10 + 3), None));
+            let mut drain = |chain: &mut Chain| [(); 3].map(|()| slab.take(chain, None));
+            assert_eq!(drain(&mut one), [Some(round * 10), Some(round * 10 + 2), None]);
+            assert_eq!(drain(&mut two), [Some(round * 10 + 1), Some(round * 10 + 3), None]);
             assert!(one.is_empty() && two.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_slot_leaves_from_anywhere() {
+        for (gone, left) in [(0, [1, 2, 9]), (1, [0, 2, 9]), (2, [0, 1, 9])] {
+            let (mut slab, mut chain) = (Slab::new(), Chain::EMPTY);
+            let slots = [0, 1, 2].map(|value| slab.insert(value));
+            slots.iter().for_each(|slot| slab.append(&mut chain, *slot));
+            let before = (gone > 0).then(|| slots[gone - 1]);
+            assert_eq!(slab.take(&mut chain, before), Some(gone));
+            let last = slab.insert(9);
+            slab.append(&mut chain, last);
+            assert_eq!(chain.last(), Some(last));
+            assert_eq!(left.map(|_| slab.take(&mut chain, None)), left.map(Some));
+            assert!(chain.is_empty() && chain.last().is_none());
         }
     }
 }

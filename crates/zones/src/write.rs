@@ -14,6 +14,8 @@ use crate::{Refusal, Refused, ZoneId, Zones};
 pub struct Begun {
     /// The first sector to write: where the request said, or where the append goes.
     pub at: Sector,
+    /// Where in its zone it goes is the medium's choice, and told with [`Outcome::Placed`]: `at` means nothing.
+    pub floats: bool,
     /// What to end the write with. `None` when no zone's state depends on it (it writes nothing, or
     /// conventional zones only): then it is done as soon as its I/O is.
     pub write: Option<WriteId>,
@@ -29,6 +31,11 @@ pub struct WriteId(pub(crate) u32);
 pub enum Outcome {
     /// All of it was written.
     Done,
+    /// All of it was written, from `at` on: how an append that floats ends.
+    Placed {
+        /// A sector of the disk.
+        at: Sector,
+    },
     /// Any part of it may have been written.
     Failed,
     /// It failed too, and what reached the medium is known: all that lies before `end`, and nothing from
@@ -53,8 +60,11 @@ pub struct Released {
 #[derive(Clone, Debug)]
 pub(crate) struct Write {
     owner: u64,
-    /// Where it ends.
+    /// Where it ends. Of one that floats, once that is known.
     end: Sector,
+    sectors: Sector,
+    /// The medium chooses its place.
+    floats: bool,
     first: ZoneId,
     last: ZoneId,
     /// How its I/O went, once that is known.
@@ -66,8 +76,19 @@ pub(crate) struct Write {
 impl Write {
     /// A command from `owner` to `zone` that the medium carries out.
     pub(crate) fn command(owner: u64, zone: ZoneId, command: Underway) -> Self {
-        let (end, outcome) = (Sector::ZERO, None);
-        Self { owner, end, first: zone, last: zone, outcome, command: Some(command) }
+        let command = Some(command);
+        Self { command, ..Self::new(owner, Sector::ZERO, Sector::ZERO, (zone, zone)) }
+    }
+
+    /// A write from `owner` to zones, of `sectors` from `at` on: inside them, so that its end is a sector.
+    fn new(owner: u64, at: Sector, sectors: Sector, (first, last): (ZoneId, ZoneId)) -> Self {
+        let end = Sector(at.0 + sectors.0);
+        Self { owner, end, sectors, floats: false, first, last, outcome: None, command: None }
+    }
+
+    /// Where it begins.
+    fn at(&self) -> Sector {
+        Sector(self.end.0 - self.sectors.0)
     }
 
     pub(crate) fn owner(&self) -> u64 {
@@ -91,16 +112,16 @@ impl Zones {
     ) -> Result<Begun, Refused> {
         let zones = zones_of(&self.geometry, at, sectors).map_err(Refused::Status)?;
         let Some((first, last)) = zones else {
-            return Ok(Begun { at, write: None });
+            return Ok(Begun { at, floats: false, write: None });
         };
         match self.geometry.zone_type(last) {
             ZoneType::SequentialRequired if first == last => {
-                let decided = self.decide_sequential(last, Some(at), sectors, owner, ticket);
+                let decided = self.decide_sequential(last, Place::At(at), sectors, owner, ticket);
                 self.settle(last, ticket, decided)
             }
             ZoneType::SequentialRequired => Err(Refused::Status(Refusal::CrossesZones)),
             ZoneType::Conventional => match self.all_usable(first, last) {
-                Ok(()) => Ok(Begun { at, write: None }),
+                Ok(()) => Ok(Begun { at, floats: false, write: None }),
                 Err(refusal) => Err(Refused::Status(refusal)),
             },
             ZoneType::SequentialPreferred => {
@@ -118,7 +139,21 @@ impl Zones {
         ticket: Option<Ticket>,
     ) -> Result<Begun, Refused> {
         let zone = self.append_zone(zone_start, sectors).map_err(Refused::Status)?;
-        let decided = self.decide_sequential(zone, None, sectors, owner, ticket);
+        let decided = self.decide_sequential(zone, Place::Pointer, sectors, owner, ticket);
+        self.settle(zone, ticket, decided)
+    }
+
+    /// As [`begin_append`](Self::begin_append), for a medium that has appends of its own, takes any number at
+    /// once, and chooses their places. One that goes behind a write with a fixed place has one, too.
+    pub fn begin_floating_append(
+        &mut self,
+        zone_start: Sector,
+        sectors: Sector,
+        owner: u64,
+        ticket: Option<Ticket>,
+    ) -> Result<Begun, Refused> {
+        let zone = self.append_zone(zone_start, sectors).map_err(Refused::Status)?;
+        let decided = self.decide_sequential(zone, Place::Anywhere, sectors, owner, ticket);
         self.settle(zone, ticket, decided)
     }
 
@@ -134,11 +169,11 @@ impl Zones {
         if sectors > limit { Err(Refusal::AppendTooLarge) } else { Ok(zone) }
     }
 
-    /// Decides a write to a sequential-required zone: at its write pointer when `at` is `None`.
+    /// Decides a write to a sequential-required zone.
     fn decide_sequential(
         &mut self,
         zone: ZoneId,
-        at: Option<Sector>,
+        place: Place,
         sectors: Sector,
         owner: u64,
         ticket: Option<Ticket>,
@@ -160,7 +195,7 @@ impl Zones {
             return Err(Refusal::ZoneFull.into());
         }
         let pointer = Sector(self.geometry.start(zone).0 + reserved);
-        if at.is_some_and(|at| at != pointer) {
+        if matches!(place, Place::At(at) if at != pointer) {
             return Err(Refusal::NotAtWritePointer.into());
         }
         if !sectors.is_multiple_of(self.geometry.granule()) {
@@ -170,28 +205,25 @@ impl Zones {
             return Err(Refusal::PastCapacity.into());
         }
         if sectors == Sector::ZERO {
-            return Ok(Begun { at: pointer, write: None });
+            return Ok(Begun { at: pointer, floats: false, write: None });
         }
+        // Those before it float as well, or there are none: no place is fixed that they could take.
+        let last = state.writes.last();
+        let floats =
+            place == Place::Anywhere && last.is_none_or(|last| self.writes.get(last).floats);
         let opens = state.can_open();
         if opens {
             self.make_room(zone, ticket)?;
         }
-        let end = Sector(pointer.0 + sectors.0);
-        let write = self.reserve(Write {
-            owner,
-            end,
-            first: zone,
-            last: zone,
-            outcome: None,
-            command: None,
-        });
+        let write = Write { floats, ..Write::new(owner, pointer, sectors, (zone, zone)) };
+        let write = self.reserve(write);
         if opens {
             self.transition(zone, Condition::ImplicitOpen);
         }
         let state = &mut self.zones[zone.0 as usize];
         state.reserved += sectors.0 as u32;
         self.writes.append(&mut state.writes, write.0);
-        Ok(Begun { at: pointer, write: Some(write) })
+        Ok(Begun { at: pointer, floats, write: Some(write) })
     }
 
     /// Decides a write that touches sequential-preferred zones, and maybe conventional zones before them.
@@ -238,20 +270,13 @@ impl Zones {
             return Err(Hold::Turn);
         }
         if range.sectors == Sector::ZERO {
-            return Ok(Begun { at: range.at, write: None });
+            return Ok(Begun { at: range.at, floats: false, write: None });
         }
         // All of its zones are busy before the first is opened: none is closed for another.
-        let end = range.end();
-        let write = self.reserve(Write {
-            owner,
-            end,
-            first,
-            last: range.last,
-            outcome: None,
-            command: None,
-        });
+        let write = Write::new(owner, range.at, range.sectors, (first, range.last));
+        let write = self.reserve(write);
         zones().for_each(|zone| self.open_if_room(zone));
-        Ok(Begun { at: range.at, write: Some(write) })
+        Ok(Begun { at: range.at, floats: false, write: Some(write) })
     }
 
     /// Counts a write as in flight in its zones.
@@ -282,6 +307,7 @@ impl Zones {
         }
         let zone = self.writes.get(index).last;
         if self.geometry.zone_type(zone) == ZoneType::SequentialRequired {
+            let outcome = self.placed(index, zone, outcome);
             self.writes.get_mut(index).outcome = Some(outcome);
             self.end_sequential(zone, outcome, released);
         } else {
@@ -289,7 +315,30 @@ impl Zones {
         }
     }
 
-    /// Applies what can be applied in `zone`, in the order it was begun.
+    /// Notes where a write was placed, and what that makes of its `outcome`: a place that can not be is a failure.
+    fn placed(&mut self, index: u32, zone: ZoneId, outcome: Outcome) -> Outcome {
+        let (start, capacity) = (self.geometry.start(zone), self.geometry.capacity(zone));
+        let write = self.writes.get_mut(index);
+        match outcome {
+            Outcome::Placed { at } if write.floats => {
+                let end = at.checked_add(write.sectors);
+                match end.filter(|end| at >= start && end.0 - start.0 <= capacity.0) {
+                    Some(end) => {
+                        write.end = end;
+                        Outcome::Done
+                    }
+                    None => Outcome::Failed,
+                }
+            }
+            Outcome::Placed { at } if at == write.at() => Outcome::Done,
+            Outcome::Placed { .. } => Outcome::Failed,
+            Outcome::Done | Outcome::Torn { .. } if write.floats => Outcome::Failed,
+            outcome => outcome,
+        }
+    }
+
+    /// Applies what can be applied in `zone`: in the order it was begun, and before that what floats in the order of
+    /// its places.
     fn end_sequential(
         &mut self,
         zone: ZoneId,
@@ -300,20 +349,19 @@ impl Zones {
             self.zone_mut(zone).failing = true;
             self.suspects.push(zone);
         }
-        while let Some(first) = self.zone(zone).writes.first() {
-            let Some(outcome) = self.writes.get(first).outcome else {
-                return;
-            };
+        while let Some(before) = self.next_over(zone) {
+            let pointer = self.pointer(zone);
             let state = &mut self.zones[zone.0 as usize];
-            let Some(write) = self.writes.pop(&mut state.writes) else {
+            let Some(write) = self.writes.take(&mut state.writes, before) else {
                 return;
             };
-            let sound = !state.broken;
-            let ok = sound && outcome == Outcome::Done;
-            state.broken = !ok;
-            match outcome {
-                Outcome::Done if sound => self.advance(zone, write.end),
-                Outcome::Torn { end } if sound => self.advance_torn(zone, end, write.end),
+            let sound = !state.broken && write.at() == pointer;
+            let ok = sound && write.outcome == Some(Outcome::Done);
+            // Of those that float, one that fails is in nobody's way: whether there is a hole, the others tell.
+            state.broken |= !ok && !write.floats;
+            match write.outcome {
+                Some(Outcome::Done) if sound => self.advance(zone, write.end),
+                Some(Outcome::Torn { end }) if sound => self.advance_torn(zone, end, write.end),
                 _ => {}
             }
             self.drop_flight(zone);
@@ -321,9 +369,48 @@ impl Zones {
         }
     }
 
+    /// Where the data of `zone` ends.
+    fn pointer(&self, zone: ZoneId) -> Sector {
+        Sector(self.geometry.start(zone).0 + u64::from(self.zone(zone).written))
+    }
+
+    /// A write of `zone` that is over with those before it: what stands before it in the chain, or that it is
+    /// the first.
+    fn next_over(&mut self, zone: ZoneId) -> Option<Option<u32>> {
+        let (pointer, state) = (self.pointer(zone), self.zone(zone));
+        let (mut before, mut next) = (None, state.writes.first());
+        let mut under_way = false;
+        while let Some(index) = next {
+            let write = self.writes.get(index);
+            if !write.floats {
+                break;
+            }
+            match write.outcome {
+                None => under_way = true,
+                Some(Outcome::Done) if !state.broken && write.at() != pointer => {}
+                Some(_) => return Some(before),
+            }
+            (before, next) = (next, self.writes.next(index));
+        }
+        let first = state.writes.first()?;
+        if before.is_none() {
+            // None floats.
+            return self.writes.get(first).outcome.is_some().then_some(None);
+        }
+        if under_way {
+            return None;
+        }
+        // All are done, and none of them stands at the pointer: it is not ours alone, or one that failed has
+        // left a hole. What is behind that is lost to us.
+        let state = self.zone_mut(zone);
+        (state.failing, state.broken) = (true, true);
+        Some(None)
+    }
+
     /// Applies a write to sequential-preferred zones, whatever else is in flight.
     fn end_preferred(&mut self, index: u32, outcome: Outcome, mut released: impl FnMut(Released)) {
         let Write { owner, end, first, last, .. } = self.writes.remove(index);
+        debug_assert!(!matches!(outcome, Outcome::Placed { .. }), "nothing floats there");
         let zones = || (first.0..=last.0).map(ZoneId);
         let sound = zones().all(|zone| !self.zone(zone).broken);
         let ok = sound && outcome == Outcome::Done;
@@ -372,6 +459,16 @@ impl Zones {
     }
 }
 
+/// Where in a sequential-required zone a write goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    At(Sector),
+    /// At the write pointer.
+    Pointer,
+    /// Where the medium puts it, if it may choose now.
+    Anywhere,
+}
+
 /// A range that a request wants to write, and the zones it touches.
 #[derive(Clone, Copy)]
 struct Range {
@@ -379,11 +476,4 @@ struct Range {
     sectors: Sector,
     first: ZoneId,
     last: ZoneId,
-}
-
-impl Range {
-    /// Where it ends: inside the disk, as `zones_of` has checked.
-    fn end(&self) -> Sector {
-        Sector(self.at.0 + self.sectors.0)
-    }
 }
