@@ -84,6 +84,7 @@ impl MemoryDisk {
                 Sector(buffers.len() / 512)
             }
             Op::Zero { sectors, .. } | Op::Discard { sectors } => *sectors,
+            Op::Append(_) => panic!("this disk places no appends"),
             Op::Flush => return,
             Op::Command(command) => panic!("{command:?} is not for a disk that runs none"),
         };
@@ -128,9 +129,9 @@ impl MemoryDisk {
                 state.flushes += u64::from(!fails);
                 None
             }
-            Op::Command(_) => None,
+            Op::Append(_) | Op::Command(_) => None,
         };
-        Done { tag: io.tag, result, buffers }
+        Done { tag: io.tag, result, buffers, placed: None }
     }
 }
 

@@ -128,11 +128,11 @@ struct LostEngine(Vec<Done>);
 impl Engine for LostEngine {
     fn submit(&mut self, io: Io) {
         let buffers = match io.op {
-            Op::Read(buffers) | Op::Write(buffers) => Some(buffers),
+            Op::Read(buffers) | Op::Write(buffers) | Op::Append(buffers) => Some(buffers),
             _ => None,
         };
         let result = Err(Failure::Medium(io::ErrorKind::NotFound.into()));
-        self.0.push(Done { tag: io.tag, result, buffers });
+        self.0.push(Done { tag: io.tag, result, buffers, placed: None });
     }
 
     fn start(&mut self) {}

@@ -109,6 +109,8 @@ pub struct Device {
     pub(crate) options: DeviceOptions,
     /// As the volume says.
     pub(crate) runs_commands: bool,
+    /// The medium has appends of its own.
+    pub(crate) places_appends: bool,
     /// A lane has panicked: what it had in flight will never end.
     pub(crate) crippled: AtomicBool,
     /// That the volume has failed was told.
@@ -160,6 +162,7 @@ impl Device {
         let offered = offered_features(&shape, &options);
         let config = config_space(&shape, &options);
         let runs_commands = volume.runs_commands();
+        let places_appends = volume.places_appends();
         let counters = (0..options.queues).map(|_| QueueCounters::default()).collect();
         Ok(Arc::new(Self {
             volume,
@@ -173,6 +176,7 @@ impl Device {
             generation: AtomicU32::new(0),
             resizing: Mutex::default(),
             runs_commands,
+            places_appends,
             crippled: AtomicBool::new(false),
             told_failure: AtomicBool::new(false),
             offered,

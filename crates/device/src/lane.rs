@@ -373,6 +373,7 @@ impl Lane {
         let slot = &mut self.slots[index as usize];
         let (at, op) = match slot.request {
             Request::Write { at, .. } => (at, slot.data.take().map(Op::Write)),
+            Request::Append { zone, .. } if slot.floats => (zone, slot.data.take().map(Op::Append)),
             Request::Append { .. } => (slot.at, slot.data.take().map(Op::Write)),
             request => match slot.range() {
                 Some((at, _, _)) if request == Request::Discard => {
@@ -409,9 +410,14 @@ impl Lane {
         let mut done = std::mem::take(&mut self.done);
         self.engine.reap(&mut done);
         let any = !done.is_empty();
-        for Done { tag, result, buffers } in done.drain(..) {
+        for Done { tag, result, buffers, placed } in done.drain(..) {
             let index = tag as u32;
-            self.slots[index as usize].data = buffers.or(self.slots[index as usize].data.take());
+            let slot = &mut self.slots[index as usize];
+            slot.data = buffers.or(slot.data.take());
+            if slot.floats && result.is_ok() {
+                // An engine that does not tell has not done it: that is no sector.
+                slot.at = placed.unwrap_or(Sector(u64::MAX));
+            }
             self.medium_done(index, result);
         }
         self.done = done;
@@ -436,12 +442,14 @@ impl Lane {
             slot.failure = failure_status(why);
         }
         let torn = slot.torn.take();
+        let floats = std::mem::take(&mut slot.floats);
         if let Some(write) = slot.write.take() {
             // The zone's pointer moves under the lock, behind those before it.
             slot.stage = Stage::Held;
             let outcome = match (&result, torn) {
                 (Err(_), _) => Outcome::Failed,
                 (Ok(()), Some(end)) => Outcome::Torn { end },
+                (Ok(()), None) if floats => Outcome::Placed { at: slot.at },
                 (Ok(()), None) => Outcome::Done,
             };
             self.ended.push((write, outcome));
@@ -548,6 +556,9 @@ impl Lane {
         };
         let failed = session.device.has_failed();
         let runs_commands = session.device.runs_commands;
+        // A fault befalls a write at its place. And whoever goes on after this process must be able to tell what
+        // became of an append: by its place, noted before it was given to the medium.
+        let floats = session.device.places_appends && !self.armed && !queue.has_ledger();
         let mut locked = table.lock();
         for (write, outcome) in ended.drain(..) {
             locked.zones().end_write(write, outcome, |r| released.push((r.owner, r.ok)));
@@ -568,7 +579,7 @@ impl Lane {
                 _ if runs_commands && slot.request.is_command() => {
                     begin_command(zones, slot, owner)
                 }
-                _ => decide_one(zones, slot, owner),
+                _ => decide_one(zones, slot, owner, floats),
             };
             match decision {
                 Decided::Wait => {
@@ -665,11 +676,14 @@ fn begin_command(zones: &mut Zones, slot: &mut Slot, owner: u64) -> Decided {
     }
 }
 
-/// Asks the table about one request.
-fn decide_one(zones: &mut Zones, slot: &mut Slot, owner: u64) -> Decided {
+/// Asks the table about one request. `floats`: the medium places appends.
+fn decide_one(zones: &mut Zones, slot: &mut Slot, owner: u64, floats: bool) -> Decided {
     let ticket = slot.ticket.take();
     let begun = match slot.request {
         Request::Write { at, sectors } => zones.begin_write(at, sectors, owner, ticket),
+        Request::Append { zone, sectors } if floats => {
+            zones.begin_floating_append(zone, sectors, owner, ticket)
+        }
         Request::Append { zone, sectors } => zones.begin_append(zone, sectors, owner, ticket),
         Request::Zero => match slot.range() {
             Some((at, sectors, _)) => zones.begin_write(at, sectors, owner, ticket),
@@ -701,6 +715,7 @@ fn decide_one(zones: &mut Zones, slot: &mut Slot, owner: u64) -> Decided {
     match begun {
         Ok(begun) => {
             slot.at = begun.at;
+            slot.floats = begun.floats;
             slot.write = begun.write;
             Decided::Submit
         }

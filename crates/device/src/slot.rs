@@ -101,6 +101,8 @@ pub(crate) struct Slot {
     pub(crate) failure: Status,
     /// Where the data goes: for an append, what is answered.
     pub(crate) at: Sector,
+    /// Of an append that the medium places: it says where.
+    pub(crate) floats: bool,
     /// Ranges of a discard, write-zeroes or secure-erase, checked, and how many are done. A secure-erase
     /// goes zone by zone: what is left of a range is what stands here.
     pub(crate) ranges: Vec<DiscardSegment>,
@@ -133,6 +135,7 @@ impl Slot {
             ticket: None,
             failure: Status::IOERR,
             at: Sector::ZERO,
+            floats: false,
             ranges: Vec::new(),
             next_range: 0,
             note: 0,

@@ -255,7 +255,8 @@ impl Desk {
         for (tag, result) in flushed {
             let result: Result<(), CommitError> = result;
             self.flushing = self.flushing.saturating_sub(1);
-            self.done.push(Done { tag, result: result.map_err(Failure::from), buffers: None });
+            let result = result.map_err(Failure::from);
+            self.done.push(Done { tag, result, buffers: None, placed: None });
         }
         let starved = std::mem::take(&mut self.starved);
         let Some(refusal) = self.mailbox.take_refusal() else { return starved };
@@ -311,7 +312,7 @@ fn transfer(store: &Store, job: &Job, at: u64, bytes: u64) -> io::Result<u64> {
         (Kind::Zero { unmap }, _) => {
             store.medium.zero(at..at.saturating_add(bytes), unmap).map(|()| bytes)
         }
-        (Kind::Command(_), _) => Err(io::ErrorKind::Unsupported.into()),
+        (Kind::Append | Kind::Command(_), _) => Err(io::ErrorKind::Unsupported.into()),
         (Kind::Flush, _) | (_, None) => Ok(bytes),
     }
 }

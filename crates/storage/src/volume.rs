@@ -69,6 +69,12 @@ pub trait Volume: Send + Sync + fmt::Debug {
         false
     }
 
+    /// True when the medium has appends of its own: any number to one zone at once, in places that it chooses.
+    /// Engines take [`Op::Append`] then.
+    fn places_appends(&self) -> bool {
+        false
+    }
+
     /// A write to `zone` is lost, on the medium or before it came there, and so are those behind it. One
     /// that an engine keeps until it is its turn is to be failed: that turn may never come.
     fn abandon(&self, zone: ZoneId) {
@@ -178,6 +184,10 @@ pub enum Op {
     Read(Buffers),
     /// Write the buffers from `at` on. Their length is a multiple of 512.
     Write(Buffers),
+    /// Write the buffers to the sequential zone that begins at `at`, wherever the medium likes: only where
+    /// [`Volume::places_appends`]. Begun while no write with a place of its own is on its way to the zone, though
+    /// one may come before it is over, which goes behind it.
+    Append(Buffers),
     /// Make this many sectors from `at` on read as zeroes; with `unmap`, space may be given back.
     Zero {
         /// How many.
@@ -212,8 +222,10 @@ pub struct Done {
     pub tag: u64,
     /// How it went. A write that failed may have written any part of its range.
     pub result: Result<(), Failure>,
-    /// The buffers of a read or write.
+    /// The buffers of a read, write or append.
     pub buffers: Option<Buffers>,
+    /// Where an append went that is done.
+    pub placed: Option<Sector>,
 }
 
 /// Why an operation failed.

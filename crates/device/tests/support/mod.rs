@@ -72,6 +72,8 @@ struct State {
     own: Option<Vec<Snapshot>>,
     /// Zones in which those that wait need not wait any more.
     abandoned: Vec<ZoneId>,
+    /// It places appends itself: how many so far.
+    placed: Option<usize>,
 }
 
 impl std::fmt::Debug for TestVolume {
@@ -174,6 +176,18 @@ impl TestVolume {
         state.own = Some(state.recovered.clone());
     }
 
+    /// From now on (before a device is made) this has zones of its own, and places appends in them itself: in
+    /// the order in which they are finished.
+    pub fn place_appends(&self) {
+        self.have_zones();
+        self.state.lock().unwrap().placed = Some(0);
+    }
+
+    /// How many appends this has placed itself.
+    pub fn placed(&self) -> usize {
+        self.state.lock().unwrap().placed.unwrap()
+    }
+
     /// From now on operations wait for [`finish`](Self::finish).
     pub fn manual(&self) {
         self.state.lock().unwrap().manual = true;
@@ -245,18 +259,18 @@ impl TestVolume {
     pub fn fail_with(&self, n: usize, failure: Failure) {
         let pending = PENDING.with_borrow_mut(|p| p.remove(n)).unwrap();
         let buffers = match pending.io.op {
-            Op::Read(b) | Op::Write(b) => Some(b),
+            Op::Read(b) | Op::Write(b) | Op::Append(b) => Some(b),
             _ => None,
         };
         let result = Err(failure);
-        let done = Done { tag: pending.io.tag, result, buffers };
+        let done = Done { tag: pending.io.tag, result, buffers, placed: None };
         FINISHED.with_borrow_mut(|f| f.push((pending.engine, done)));
     }
 
     fn execute(&self, io: Io) -> Done {
         let mut state = self.state.lock().unwrap();
         let from = io.at.0 as usize * 512;
-        let mut done = Done { tag: io.tag, result: Ok(()), buffers: None };
+        let mut done = Done { tag: io.tag, result: Ok(()), buffers: None, placed: None };
         match io.op {
             Op::Read(buffers) => {
                 buffers.write(0, &state.bytes[from..from + buffers.len() as usize]).unwrap();
@@ -267,6 +281,18 @@ impl TestVolume {
                 buffers.read(0, &mut bytes).unwrap();
                 drop(state);
                 done.result = self.put(io.at, &bytes);
+                done.buffers = Some(buffers);
+            }
+            Op::Append(buffers) => {
+                let mut bytes = vec![0; buffers.len() as usize];
+                buffers.read(0, &mut bytes).unwrap();
+                *state.placed.as_mut().expect("this places no appends") += 1;
+                let zone = self.shape.geometry.unwrap().zone_of(io.at).unwrap();
+                let pointer = state.own.as_ref().unwrap()[zone.0 as usize].written();
+                drop(state);
+                let at = Sector(io.at.0 + pointer.0);
+                done.result = self.put(at, &bytes);
+                done.placed = Some(at);
                 done.buffers = Some(buffers);
             }
             Op::Zero { sectors, .. } => {
@@ -360,6 +386,10 @@ impl Volume for TestVolume {
 
     fn runs_commands(&self) -> bool {
         self.state.lock().unwrap().commands.is_some()
+    }
+
+    fn places_appends(&self) -> bool {
+        self.state.lock().unwrap().placed.is_some()
     }
 
     fn abandon(&self, zone: ZoneId) {

@@ -99,7 +99,7 @@ impl SlowVolume {
     fn execute(&self, io: Io) -> Done {
         let mut bytes = self.bytes.lock().unwrap();
         let from = io.at.0 as usize * 512;
-        let mut done = Done { tag: io.tag, result: Ok(()), buffers: None };
+        let mut done = Done { tag: io.tag, result: Ok(()), buffers: None, placed: None };
         match io.op {
             Op::Read(buffers) => {
                 buffers.write(0, &bytes[from..from + buffers.len() as usize]).unwrap();
@@ -112,7 +112,7 @@ impl SlowVolume {
             Op::Zero { sectors, .. } | Op::Discard { sectors } => {
                 bytes[from..from + sectors.0 as usize * 512].fill(0);
             }
-            Op::Flush | Op::Command(_) => {}
+            Op::Append(_) | Op::Flush | Op::Command(_) => {}
         }
         done
     }

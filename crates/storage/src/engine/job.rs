@@ -1,7 +1,7 @@
 //! One operation on its way through an engine.
 
 use zvb_ring::Buffers;
-use zvb_wire::SECTOR_BYTES;
+use zvb_wire::{SECTOR_BYTES, Sector};
 
 use crate::sys::Bounce;
 use crate::volume::{Command, Done, Failure, Io, Op};
@@ -11,6 +11,8 @@ use crate::volume::{Command, Done, Failure, Io, Op};
 pub(crate) enum Kind {
     Read,
     Write,
+    /// To wherever the medium puts it in the zone at `Job::at`.
+    Append,
     Zero {
         unmap: bool,
     },
@@ -24,7 +26,7 @@ pub(crate) enum Kind {
 pub(crate) struct Job {
     pub(crate) tag: u64,
     pub(crate) kind: Kind,
-    /// Of reads and writes.
+    /// Of reads, writes and appends.
     pub(crate) buffers: Option<Buffers>,
     /// Moved instead of guest memory, where that is not aligned as the disk wants it.
     pub(crate) bounce: Option<Box<Bounce>>,
@@ -36,6 +38,8 @@ pub(crate) struct Job {
     pub(crate) done: u64,
     /// When it began, for [`Pins`](crate::slots::Pins).
     pub(crate) epoch: u64,
+    /// Where an append went.
+    pub(crate) placed: Option<Sector>,
     /// The medium was full once already, and room was made for it.
     pub(crate) made_room: bool,
 }
@@ -47,6 +51,7 @@ impl Job {
         let (kind, buffers, len) = match io.op {
             Op::Read(buffers) => (Kind::Read, Some(buffers), 0),
             Op::Write(buffers) => (Kind::Write, Some(buffers), 0),
+            Op::Append(buffers) => (Kind::Append, Some(buffers), 0),
             Op::Zero { sectors, unmap } => (Kind::Zero { unmap }, None, bytes(sectors.0)),
             Op::Discard { sectors } => (Kind::Zero { unmap: true }, None, bytes(sectors.0)),
             Op::Flush => (Kind::Flush, None, 0),
@@ -63,6 +68,7 @@ impl Job {
             len,
             done: 0,
             epoch: 0,
+            placed: None,
             made_room: false,
         }
     }
@@ -79,11 +85,11 @@ impl Job {
 
     /// True for what changes the medium.
     pub(crate) fn changes(&self) -> bool {
-        matches!(self.kind, Kind::Write | Kind::Zero { .. })
+        matches!(self.kind, Kind::Write | Kind::Append | Kind::Zero { .. })
     }
 
     /// The answer.
     pub(crate) fn finish(self, result: Result<(), Failure>) -> Done {
-        Done { tag: self.tag, result, buffers: self.buffers }
+        Done { tag: self.tag, result, buffers: self.buffers, placed: self.placed }
     }
 }

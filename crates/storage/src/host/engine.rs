@@ -259,7 +259,7 @@ impl Engine for HostEngine {
             self.helping = self.helping.saturating_sub(helped.len());
             for (tag, result) in helped {
                 let result = result.map_err(|error| failure_of(error.into()));
-                self.done.push(Done { tag, result, buffers: None });
+                self.done.push(Done { tag, result, buffers: None, placed: None });
             }
             self.passes = true;
         }

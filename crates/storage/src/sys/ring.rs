@@ -250,7 +250,8 @@ impl Flight {
                 let how = zero_flags(unmap).bits().cast_signed();
                 opcode::Fallocate::new(fd, bytes).offset(at).mode(how).build()
             }
-            (Kind::Flush | Kind::Command(_), _) => opcode::Nop::new().build(),
+            // None of these comes here.
+            (Kind::Append | Kind::Flush | Kind::Command(_), _) => opcode::Nop::new().build(),
         };
         self.job = Some(job);
         entry
