@@ -3,14 +3,15 @@
 //! Geometry, limits and conditions are the host's. Our rules decide what a request may do, as for any other
 //! volume, with the host's limits; commands to zones are carried out on the disk, and when our rules close
 //! a zone to make room, the disk is told to close the same one. Appends are writes, kept in order at our own
-//! pointer: Linux has no append among the calls of a block device (only NVMe's own commands, past the block
-//! layer, have one). After an error the disk is asked where its pointer is.
+//! pointer: Linux has no append among the calls of a block device. Where it is asked for, those to an NVMe disk
+//! go to it as what they are, past the block layer. After an error the disk is asked where its pointer is.
 
 mod attributes;
 mod disk;
 mod engine;
 mod gate;
 mod helpers;
+mod native;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -39,7 +41,9 @@ use attributes::Attributes;
 use disk::{Disk, failure_of};
 use engine::HostEngine;
 use helpers::Helpers;
+use native::Native;
 
+pub use native::{NativeError, block_device_of};
 pub use report::HostLayoutError;
 
 /// Why a host's disk can not be served.
@@ -117,6 +121,15 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// Appends can not go to it natively.
+    #[error("appends can not go to {} natively", .path.display())]
+    Native {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: NativeError,
+    },
     /// The zones are not those of a virtio device.
     #[error("{} can not be served", .path.display())]
     Layout {
@@ -132,6 +145,49 @@ pub enum HostError {
 const LET_GO: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// How appends go to a host's disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AppendKind {
+    /// As writes, one after the other in each zone.
+    #[default]
+    Ordered,
+    /// As appends, any number at once: NVMe disks only.
+    Native,
+}
+
+impl AppendKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Ordered, Self::Native];
+
+    /// Its name: `ordered`, `native`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ordered => "ordered",
+            Self::Native => "native",
+        }
+    }
+}
+
+impl fmt::Display for AppendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Not a way of appends.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("appends do not go \"{0}\": they go ordered or native")]
+pub struct UnknownAppend(pub String);
+
+impl FromStr for AppendKind {
+    type Err = UnknownAppend;
+
+    fn from_str(name: &str) -> Result<Self, UnknownAppend> {
+        let known = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        known.ok_or_else(|| UnknownAppend(name.to_owned()))
+    }
+}
+
 /// How a host's disk is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HostOptions {
@@ -139,15 +195,19 @@ pub struct HostOptions {
     pub read_only: bool,
     /// How data is moved: through io_uring, or by plain calls.
     pub engine: EngineKind,
+    /// How appends go to it.
+    pub append: AppendKind,
 }
 
 /// What a host's disk is, without opening it for anything else.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct HostInfo {
     /// What a guest would see.
     pub shape: Shape,
     /// Its zones, as they are.
     pub zones: Vec<Snapshot>,
+    /// The device that appends can go to natively, or why they can not.
+    pub native: Result<PathBuf, NativeError>,
 }
 
 /// The requests to the kernel (ioctl) that a server of such a disk makes after it has opened it.
@@ -160,8 +220,21 @@ pub fn is_block_device(path: &Path) -> bool {
 
 /// Looks at the block device at `path`, which may be in use.
 pub fn inspect_host(path: &Path) -> Result<HostInfo, HostError> {
-    let (_, shape, zones) = look(path, OFlags::RDONLY, true)?;
-    Ok(HostInfo { shape, zones })
+    let found = look(path, OFlags::RDONLY, true, AppendKind::Ordered)?;
+    let Found { file, folder, attributes, shape, zones, .. } = found;
+    let native = Native::find(file.as_fd(), &folder, &attributes).map(|native| native.path);
+    Ok(HostInfo { shape, zones, native })
+}
+
+/// A disk as it was found.
+struct Found {
+    file: File,
+    /// Its place in sysfs, and what is said of it there.
+    folder: PathBuf,
+    attributes: Attributes,
+    shape: Shape,
+    zones: Vec<Snapshot>,
+    native: Option<Native>,
 }
 
 /// A host's block device, open for this process alone.
@@ -188,13 +261,18 @@ impl HostDisk {
         let access = if options.read_only { OFlags::RDONLY } else { OFlags::RDWR };
         let flags = access | OFlags::EXCL | OFlags::DIRECT;
         let begun = Instant::now();
-        let (file, shape, mut zones) = loop {
-            match look(path, flags, options.read_only) {
+        let found = loop {
+            match look(path, flags, options.read_only, options.append) {
                 // A process that was killed has it until the I/O that it had begun is over.
                 Err(HostError::InUse { .. }) if begun.elapsed() < LET_GO => sleep(LOOK_AGAIN),
                 looked => break looked?,
             }
         };
+        let Found { file, shape, mut zones, native, .. } = found;
+        if native.is_some() && options.engine == EngineKind::Sync {
+            let source = NativeError::Engine(options.engine);
+            return Err(HostError::Native { path: path.to_owned(), source });
+        }
         if !options.read_only
             && let Some(geometry) = &shape.geometry
         {
@@ -202,9 +280,16 @@ impl HostDisk {
                 .map_err(|source| HostError::Report { path: path.to_owned(), source })?;
         }
         let file = Arc::new(file);
-        let disk = Arc::new(Disk::new(Arc::clone(&file), file, shape, &zones));
+        let mut disk = Disk::new(Arc::clone(&file), file, shape, &zones);
+        disk.native = native;
+        let disk = Arc::new(disk);
         let (helpers, rings) = (Arc::default(), Arc::default());
         Ok(Self { disk, helpers, rings, recovered: zones, engine: options.engine })
+    }
+
+    /// The device that appends go to natively, if they do.
+    pub fn native(&self) -> Option<&Path> {
+        self.disk.native.as_ref().map(|native| native.path.as_path())
     }
 }
 
@@ -213,7 +298,8 @@ fn look(
     path: &Path,
     flags: OFlags,
     read_only: bool,
-) -> Result<(File, Shape, Vec<Snapshot>), HostError> {
+    append: AppendKind,
+) -> Result<Found, HostError> {
     let path_buf = || path.to_owned();
     if !is_block_device(path) && path.exists() {
         return Err(HostError::NotBlock { path: path_buf() });
@@ -224,7 +310,7 @@ fn look(
         Errno::ROFS => HostError::ReadOnly { path: path_buf() },
         errno => HostError::Open { path: path_buf(), source: errno.into() },
     })?;
-    let attributes = attributes_of(path, &fd)?;
+    let (folder, mut attributes) = attributes_of(path, &fd)?;
     if attributes.partition {
         return Err(HostError::Partition { path: path_buf() });
     }
@@ -241,6 +327,18 @@ fn look(
         let (sectors, block_size) = (Sector(attributes.sectors), block);
         return Err(HostError::Size { path: path_buf(), sectors, block_size });
     }
+    let native = match append {
+        AppendKind::Ordered => None,
+        AppendKind::Native => {
+            let found = match read_only {
+                true => Err(NativeError::ReadOnly),
+                false => Native::find(file.as_fd(), &folder, &attributes),
+            };
+            let found = found.map_err(|source| HostError::Native { path: path_buf(), source })?;
+            attributes.max_append_bytes = found.max_bytes();
+            Some(found)
+        }
+    };
     let layout = |source| HostError::Layout { path: path_buf(), source };
     let mut shape = Shape {
         capacity: Sector(attributes.sectors),
@@ -253,7 +351,10 @@ fn look(
     let model = match attributes.zoned.as_str() {
         "host-managed" => Model::HostManaged,
         "host-aware" => Model::HostAware,
-        _ => return Ok((file, shape, Vec::new())),
+        _ => {
+            let zones = Vec::new();
+            return Ok(Found { file, folder, attributes, shape, zones, native });
+        }
     };
     let told = report_all(&file, attributes.sectors)
         .map_err(|source| HostError::Report { path: path_buf(), source })?;
@@ -265,20 +366,21 @@ fn look(
         return Err(layout(HostLayoutError::NoZones));
     }
     shape.geometry = Some(geometry);
-    Ok((file, shape, zones))
+    Ok(Found { file, folder, attributes, shape, zones, native })
 }
 
-/// What sysfs says of the open device `fd`.
-fn attributes_of(path: &Path, fd: impl AsFd) -> Result<Attributes, HostError> {
+/// The place in sysfs of the open device `fd`, and what is said there.
+fn attributes_of(path: &Path, fd: impl AsFd) -> Result<(PathBuf, Attributes), HostError> {
     let stat = fstat(fd)
         .map_err(|errno| HostError::Open { path: path.to_owned(), source: errno.into() })?;
     let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
     let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-    Attributes::read(&folder).map_err(|unreadable| HostError::Attribute {
+    let attributes = Attributes::read(&folder).map_err(|unreadable| HostError::Attribute {
         path: path.to_owned(),
         attribute: unreadable.path,
         source: unreadable.source,
-    })
+    })?;
+    Ok((folder, attributes))
 }
 
 /// All zones of a disk of `sectors` sectors; no more than there may be.
@@ -315,6 +417,10 @@ impl Volume for HostDisk {
         true
     }
 
+    fn places_appends(&self) -> bool {
+        self.disk.native.is_some()
+    }
+
     fn abandon(&self, zone: ZoneId) {
         self.disk.gates.abandon(zone.0);
     }
@@ -326,6 +432,10 @@ impl Volume for HostDisk {
     fn prepare(&self, engines: u16, depth: u32) -> Result<(), EngineError> {
         if self.engine == EngineKind::Sync {
             return Ok(());
+        }
+        if let Some(native) = &self.disk.native {
+            let error = |source| EngineError { engine: "native append", source };
+            native.prepare(engines, depth).map_err(error)?;
         }
         match (self.engine, self.rings.prepare(engines, depth)) {
             (EngineKind::Uring, Err(source)) => Err(EngineError { engine: "uring", source }),
@@ -343,8 +453,15 @@ impl Volume for HostDisk {
             // Not to be had everywhere.
             EngineKind::Auto => Ring::new(depth, &self.rings).ok(),
         };
+        let native = match &self.disk.native {
+            Some(native) => {
+                let ring = native.ring(depth).map_err(error("native append"))?;
+                Some((ring, native.namespace))
+            }
+            None => None,
+        };
         let (disk, helpers) = (Arc::clone(&self.disk), Arc::clone(&self.helpers));
-        let engine = HostEngine::new(disk, helpers, ring).map_err(error("host"))?;
+        let engine = HostEngine::new(disk, helpers, ring, native).map_err(error("host"))?;
         Ok(Box::new(engine))
     }
 

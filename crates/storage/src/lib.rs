@@ -26,8 +26,8 @@ mod volume;
 pub use engine::{EngineKind, UnknownEngine};
 pub use growing::Growing;
 pub use host::{
-    HOST_REQUESTS, HostDisk, HostError, HostInfo, HostLayoutError, HostOptions, inspect_host,
-    is_block_device,
+    AppendKind, HOST_REQUESTS, HostDisk, HostError, HostInfo, HostLayoutError, HostOptions,
+    NativeError, UnknownAppend, block_device_of, inspect_host, is_block_device,
 };
 pub use image::{
     BadSuperblock, CheckOptions, CheckReport, CloneError, CloneOptions, Cloned, CommitBy,

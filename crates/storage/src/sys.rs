@@ -7,6 +7,7 @@ mod fetch;
 mod gather;
 mod guard;
 mod map;
+mod nvme;
 mod ring;
 mod zoned;
 
@@ -16,6 +17,10 @@ pub(crate) use fd::{Patience, claim_file, read_at, write_at};
 pub(crate) use gather::{BYTES_MAX as CALL_BYTES_MAX, Gathered};
 pub use guard::{Access, GuardedMapping};
 pub(crate) use map::{Bytes, Words};
+pub(crate) use nvme::{
+    BLOCKS_MAX as NVME_BLOCKS_MAX, Namespace, NvmeFinished, NvmeResult, NvmeRing, NvmeRings,
+    Status as NvmeStatus, format_of, namespace_id, try_out,
+};
 pub(crate) use ring::{Finished, Ring, Rings, zero_flags};
 pub(crate) use zoned::{REQUESTS as ZONE_REQUESTS, RawZone, ZoneCall, manage, report};
 
@@ -59,6 +64,13 @@ fn runs(buffers: &Buffers, range: Range<u64>) -> impl Iterator<Item = IoVec> + '
         rest -= run;
         Some(IoVec { base, len: run as usize })
     })
+}
+
+/// How many pages the runs of `range` of `buffers` touch, at most.
+pub(crate) fn pages(buffers: &Buffers, range: Range<u64>) -> u64 {
+    let page = PAGE_BYTES as usize;
+    let of = |v: IoVec| (v.base.addr() % page).saturating_add(v.len).div_ceil(page) as u64;
+    runs(buffers, range).map(of).sum()
 }
 
 /// True when every run of `range` of `buffers` begins and ends at a multiple of `align` bytes.

@@ -79,7 +79,7 @@ impl RingEngine {
     pub(crate) fn new(served: Arc<Served>, depth: u32, all: bool) -> io::Result<Self> {
         let desk = Desk::new(served)?;
         let ring = Ring::new(depth, &desk.served.rings)?;
-        let event = ring.event_with(desk.mailbox.event())?;
+        let event = ring.event_with(&[desk.mailbox.event()])?;
         // Lists that most batches fit into: then they never grow.
         let room = usize::try_from(depth).unwrap_or(ROOM).min(ROOM);
         // Where a commit may happen inside a batch, nothing is pinned before it is begun.

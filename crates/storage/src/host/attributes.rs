@@ -21,6 +21,11 @@ pub(super) struct Attributes {
     pub(super) max_active: u32,
     /// The most that one append, or where the disk has none one write, may have.
     pub(super) max_append_bytes: u64,
+    /// The most that one append may have; 0 when the kernel knows of no such limit.
+    pub(super) append_bytes: u64,
+    /// The most that one command may have, and in how many pieces.
+    pub(super) command_bytes: u64,
+    pub(super) command_segments: u64,
     /// The most that one discard may have; 0 when there is none.
     pub(super) discard_bytes: u64,
     /// It can not be written.
@@ -61,6 +66,9 @@ impl Attributes {
             max_open: fits(perhaps("queue/max_open_zones")),
             max_active: fits(perhaps("queue/max_active_zones")),
             max_append_bytes: if append == 0 { write } else { append },
+            append_bytes: append,
+            command_bytes: perhaps("queue/max_hw_sectors_kb").saturating_mul(1024),
+            command_segments: perhaps("queue/max_segments"),
             discard_bytes: perhaps("queue/discard_max_bytes"),
             read_only: perhaps("ro") != 0,
             serial: ["serial", "device/serial"]

@@ -11,6 +11,7 @@ use zvb_wire::{Condition, Sector, ZoneType};
 use zvb_zones::{Geometry, Manage, Snapshot, ZoneId};
 
 use super::gate::Gates;
+use super::native::Native;
 use super::zoned::{self, Zoned, ask, closing_call};
 use crate::sys::ZoneCall;
 use crate::volume::{Command, Failure, Shape};
@@ -22,6 +23,8 @@ pub(super) struct Disk {
     /// How its zones are asked about and changed: through the file.
     zones: Arc<dyn Zoned>,
     pub(super) shape: Shape,
+    /// The way of writes to sequential zones, if not through the file.
+    pub(super) native: Option<Native>,
     pub(super) gates: Gates,
     /// Zones that are open on the disk.
     open: Box<[AtomicBool]>,
@@ -43,6 +46,7 @@ impl Disk {
             file,
             zones,
             shape,
+            native: None,
             gates: Gates::new(ends),
             open: states.iter().map(|_| AtomicBool::new(false)).collect(),
             closing: Mutex::default(),

@@ -1,5 +1,6 @@
 //! The engine of a host's disk: data past the page cache, straight from guest memory where that is aligned
-//! as the disk wants it; commands to zones and flushes through the helpers.
+//! as the disk wants it; commands to zones and flushes through the helpers. Writes to sequential zones of a disk that
+//! takes appends natively go past the block layer, as the appends do.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,9 +14,13 @@ use rustix::io::{Errno, pread, pwrite};
 use super::disk::{Disk, failure_of};
 use super::gate::Pass;
 use super::helpers::{Chore, Helpers};
+use super::native::{Native, refusal_of};
 use crate::committer::Mailbox;
 use crate::engine::{Job, Kind};
-use crate::sys::{Bounce, Finished, Patience, Ring, is_aligned, read_at, write_at, zero_flags};
+use crate::sys::{
+    Bounce, Finished, Namespace, NvmeFinished, NvmeResult, NvmeRing, Patience, Ring, is_aligned,
+    read_at, write_at, zero_flags,
+};
 use crate::volume::{Done, Engine, Failure, Io};
 
 /// The most bytes that are copied at once for the sake of alignment.
@@ -27,6 +32,8 @@ const PAGE: u32 = 4096;
 pub(super) struct HostEngine {
     /// Dropped first, which waits for what is under way. Without it everything is done at once.
     ring: Option<Ring>,
+    /// For writes to sequential zones, of a disk that takes them natively.
+    native: Option<(NvmeRing, Namespace)>,
     disk: Arc<Disk>,
     helpers: Arc<Helpers>,
     mailbox: Arc<Mailbox>,
@@ -62,11 +69,20 @@ impl HostEngine {
         disk: Arc<Disk>,
         helpers: Arc<Helpers>,
         ring: Option<Ring>,
+        native: Option<(NvmeRing, Namespace)>,
     ) -> io::Result<Self> {
         let mailbox = Arc::new(Mailbox::new()?);
-        let event = ring.as_ref().map(|ring| ring.event_with(mailbox.event())).transpose()?;
+        let event = match (&ring, &native) {
+            (Some(ring), Some((native, _))) => {
+                Some(ring.event_with(&[native.event(), mailbox.event()])?)
+            }
+            (Some(ring), None) => Some(ring.event_with(&[mailbox.event()])?),
+            (None, Some((native, _))) => Some(native.event_with(&[mailbox.event()])?),
+            (None, None) => None,
+        };
         Ok(Self {
             ring,
+            native,
             disk,
             helpers,
             mailbox,
@@ -88,7 +104,7 @@ impl HostEngine {
                 }
             }
             while let Some(job) = self.queue.pop_front() {
-                if self.ring.as_ref().is_some_and(|ring| !ring.has_room()) {
+                if !self.has_room() {
                     self.queue.push_front(job);
                     break;
                 }
@@ -99,10 +115,16 @@ impl HostEngine {
                 break;
             }
         }
-        if self.ring.as_mut().is_some_and(Ring::submit) {
+        let again = self.ring.as_mut().is_some_and(Ring::submit);
+        if self.native.as_mut().is_some_and(|(native, _)| native.submit()) || again {
             // The kernel is short of something: come again.
             self.mailbox.ring();
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.ring.as_ref().is_none_or(Ring::has_room)
+            && self.native.as_ref().is_none_or(|(native, _)| native.has_room())
     }
 
     fn begin(&mut self, job: Job) {
@@ -120,6 +142,11 @@ impl HostEngine {
             return self.finish(job, Err(Failure::Unsupported));
         }
         if let Some((zone, inside)) = self.gate_of(&job) {
+            if job.kind == Kind::Append {
+                self.disk.gates.enter_append(zone.0);
+                self.disk.opens(zone);
+                return self.advance(job);
+            }
             match self.disk.gates.enter(zone.0, inside, &self.mailbox) {
                 Pass::Go => self.disk.opens(zone),
                 Pass::Wait => return self.waiting.push_back(job),
@@ -141,6 +168,13 @@ impl HostEngine {
                 Next::End(result) => return self.end(job, result),
                 Next::Move { at, bytes } => (at, bytes),
             };
+            let gated = self.gate_of(&job).is_some();
+            if let Some((native, namespace)) = self.native.as_mut().filter(|_| gated) {
+                if let Err(job) = native.take_write(job, *namespace, at, bytes) {
+                    self.end(job, Err(Failure::Medium(io::ErrorKind::ResourceBusy.into())));
+                }
+                return;
+            }
             let Some(ring) = &mut self.ring else {
                 match move_at_once(&self.disk, &mut job, at, bytes) {
                     Ok(moved) => match landed(&mut job, moved) {
@@ -176,26 +210,36 @@ impl HostEngine {
             let block = self.disk.shape.block_size;
             return Next::End(Err(Failure::Unaligned { block }));
         }
+        let native = self.disk.native.as_ref().filter(|_| self.gate_of(job).is_some());
+        let most = native.map_or(u64::MAX, Native::max_bytes);
         match (job.kind, &job.buffers) {
             (Kind::Zero { .. }, _) => {
                 let by_writing = job.bounce.is_some() || self.disk.sequential(at).is_some();
                 if by_writing {
-                    let bytes = left.min(BOUNCE_MAX);
+                    let bytes = left.min(BOUNCE_MAX).min(most);
                     job.bounce = Some(self.bounce(bytes));
                     return Next::Move { at, bytes };
                 }
             }
             (_, Some(buffers)) => {
-                let range = job.done..job.len;
-                if whole && is_aligned(buffers, range, self.disk.shape.block_size) {
+                // An append is one command: nothing of it could be put behind the rest.
+                let (most, copied) = match job.kind {
+                    Kind::Append if left > most => return Next::End(Err(Failure::Unsupported)),
+                    Kind::Append => (left, left),
+                    _ => (left.min(most), left.min(most).min(BOUNCE_MAX)),
+                };
+                let range = job.done..job.done.saturating_add(most);
+                let fits = native.is_none_or(|native| native.takes(buffers, range.clone()));
+                if whole && fits && is_aligned(buffers, range, self.disk.shape.block_size) {
                     job.bounce = None;
-                    return Next::Move { at, bytes: left };
+                    return Next::Move { at, bytes: most };
                 }
                 let from = at - at % block;
-                let bytes = left.saturating_add(at - from).min(BOUNCE_MAX).next_multiple_of(block);
+                let bytes = copied.saturating_add(at - from).next_multiple_of(block);
+                let bytes = if job.kind == Kind::Read { bytes.min(BOUNCE_MAX) } else { bytes };
                 let mut bounce = self.bounce(bytes);
                 bounce.skip = (at - from) as usize;
-                if job.kind == Kind::Write && buffers.read(job.done, &mut bounce).is_err() {
+                if job.changes() && buffers.read(job.done, &mut bounce).is_err() {
                     return Next::End(Err(Failure::Short { missing: left }));
                 }
                 job.bounce = Some(bounce);
@@ -225,12 +269,33 @@ impl HostEngine {
         }
     }
 
+    /// Takes a job on that came back natively. What failed is not tried again: it may be written all the same.
+    fn written(&mut self, finished: NvmeFinished) {
+        let NvmeFinished { mut job, asked, result } = finished;
+        let failure = match result {
+            NvmeResult::Done => landed(&mut job, asked).err(),
+            NvmeResult::Refused(status) => Some(refusal_of(status)),
+            NvmeResult::Failed(error) => Some(failure_of(error)),
+        };
+        match failure {
+            None => self.advance(job),
+            Some(failure) => self.end(job, Err(failure)),
+        }
+    }
+
     /// A job that passed is over.
     fn end(&mut self, job: Job, result: Result<(), Failure>) {
         if let Some((zone, _)) = self.gate_of(&job) {
             // Both ends are in the zone.
             let start = self.disk.sequential(job.at).map_or(0, |(_, inside)| inside);
-            let end = start.saturating_add((job.len / zvb_wire::SECTOR_BYTES) as u32);
+            let sectors = (job.len / zvb_wire::SECTOR_BYTES) as u32;
+            if job.kind == Kind::Append {
+                let sectors = result.is_ok().then_some(sectors);
+                self.passes |= self.disk.gates.leave_append(zone.0, sectors, &self.mailbox);
+                self.disk.written(zone, self.disk.gates.end(zone.0));
+                return self.finish(job, result);
+            }
+            let end = start.saturating_add(sectors);
             if result.is_ok() {
                 self.disk.written(zone, end);
             }
@@ -266,6 +331,11 @@ impl Engine for HostEngine {
         while let Some(finished) = self.ring.as_mut().and_then(Ring::next_finished) {
             self.back(finished);
         }
+        while let Some((native, namespace)) = &mut self.native
+            && let Some(finished) = native.next_written(*namespace)
+        {
+            self.written(finished);
+        }
         self.drive();
         done.append(&mut self.done);
     }
@@ -273,6 +343,8 @@ impl Engine for HostEngine {
     fn in_flight(&self) -> usize {
         let held = self.queue.len().saturating_add(self.waiting.len());
         let flying = self.ring.as_ref().map_or(0, Ring::flying);
+        let native = self.native.as_ref().map_or(0, |(native, _)| native.flying());
+        let flying = flying.saturating_add(native);
         held.saturating_add(flying).saturating_add(self.helping).saturating_add(self.done.len())
     }
 

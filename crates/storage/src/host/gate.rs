@@ -1,8 +1,11 @@
-//! One write at a time to each sequential zone of a host's disk.
+//! One write at a time to each sequential zone of a host's disk, or any number of appends.
 //!
 //! The device reserves places in a zone in order and lets writes to it be in flight together, from several
 //! queues. A real disk takes a write at its write pointer only, and nothing below promises to keep two in
 //! order. So a write passes the gate of its zone when it begins where the one before it has ended.
+//!
+//! Appends that the disk places itself need no order. The device begins none while a write to the zone is not over,
+//! and gives a write that comes behind some the place at which all of them end: there the gate lets it pass.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,6 +27,8 @@ pub(super) struct Gates {
 struct Gate {
     /// A write is at the disk.
     running: bool,
+    /// So many appends are.
+    appends: u32,
     /// A write failed: nothing passes before the disk was asked where its pointer is.
     failed: bool,
     /// Where writes begin that wait, and whose they are.
@@ -51,7 +56,8 @@ impl Gates {
         self.shut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, zone: u32) -> u32 {
+    /// Where the data of `zone` ends on the disk, as far as is known.
+    pub(super) fn end(&self, zone: u32) -> u32 {
         self.ends.get(zone as usize).map_or(0, |end| end.load(Ordering::Acquire))
     }
 
@@ -73,7 +79,7 @@ impl Gates {
         let gate = shut.entry(zone).or_default();
         let end = self.end(zone);
         // What is behind the pointer can never go; what is at it stands before all that was lost.
-        let pass = if at == end && !gate.running {
+        let pass = if at == end && !gate.running && gate.appends == 0 {
             Pass::Go
         } else if gate.failed || at < end {
             Pass::Failed
@@ -93,12 +99,46 @@ impl Gates {
         pass
     }
 
+    /// An append goes to the disk, which chooses its place: it passes always.
+    pub(super) fn enter_append(&self, zone: u32) {
+        let mut shut = self.shut();
+        let gate = shut.entry(zone).or_default();
+        gate.appends = gate.appends.saturating_add(1);
+    }
+
     /// The write that passed is over: written up to `end`, or failed. True when the engine with `mailbox` has
     /// a write that may go now; others are rung.
     pub(super) fn leave(&self, zone: u32, end: Option<u32>, mailbox: &Arc<Mailbox>) -> bool {
         let mut shut = self.shut();
         let Some(gate) = shut.get_mut(&zone) else { return false };
         gate.running = false;
+        self.over(shut, zone, end, mailbox)
+    }
+
+    /// An append that passed is over: so many sectors are written, or it failed. True as from
+    /// [`leave`](Self::leave). (Where the data ends is right when the last of them is over.)
+    pub(super) fn leave_append(
+        &self,
+        zone: u32,
+        sectors: Option<u32>,
+        mailbox: &Arc<Mailbox>,
+    ) -> bool {
+        let mut shut = self.shut();
+        let Some(gate) = shut.get_mut(&zone) else { return false };
+        gate.appends = gate.appends.saturating_sub(1);
+        let end = sectors.map(|sectors| self.end(zone).saturating_add(sectors));
+        self.over(shut, zone, end, mailbox)
+    }
+
+    /// Something in `zone` is over, and the data ends at `end`; or it failed.
+    fn over(
+        &self,
+        mut shut: MutexGuard<'_, HashMap<u32, Gate>>,
+        zone: u32,
+        end: Option<u32>,
+        mailbox: &Arc<Mailbox>,
+    ) -> bool {
+        let Some(gate) = shut.get_mut(&zone) else { return false };
         let next: Vec<_> = match end {
             Some(end) => {
                 self.move_end(zone, end);
@@ -109,7 +149,7 @@ impl Gates {
                 std::mem::take(&mut gate.waiting)
             }
         };
-        if !gate.failed && gate.waiting.is_empty() {
+        if !gate.failed && gate.waiting.is_empty() && !gate.running && gate.appends == 0 {
             shut.remove(&zone);
         }
         drop(shut);
@@ -179,6 +219,45 @@ mod tests {
         assert_eq!(gates.enter(1, 32, &a), Pass::Wait);
         assert!(gates.leave(1, Some(32), &a), "told at once, not by mail");
         assert!(!rung(&a));
+    }
+
+    #[test]
+    fn a_write_goes_where_all_appends_before_it_end() {
+        let (a, b) = (mailbox(), mailbox());
+        let gates = Gates::new([8].into_iter());
+        gates.enter_append(0);
+        gates.enter_append(0);
+        assert!(!gates.is_blank(0));
+        assert_eq!(gates.enter(0, 24, &b), Pass::Wait);
+        // One that is on its way still.
+        assert!(!gates.leave_append(0, Some(4), &a));
+        gates.enter_append(0);
+        assert!(!gates.leave_append(0, Some(8), &a));
+        assert_eq!(gates.enter(0, 24, &b), Pass::Wait);
+        assert!(!rung(&b));
+        assert!(!gates.leave_append(0, Some(4), &a));
+        assert!(rung(&b));
+        assert_eq!((gates.enter(0, 24, &b), gates.end(0)), (Pass::Go, 24));
+        assert!(!gates.leave(0, Some(32), &b));
+        // Behind one that fails there is no such place.
+        gates.enter_append(0);
+        gates.enter_append(0);
+        assert_eq!(gates.enter(0, 48, &b), Pass::Wait);
+        assert!(!gates.leave_append(0, None, &a));
+        assert!(rung(&b));
+        assert_eq!(gates.enter(0, 48, &b), Pass::Failed);
+        assert!(!gates.leave_append(0, Some(8), &a));
+        gates.set(0, 48);
+        assert_eq!(gates.enter(0, 48, &a), Pass::Go);
+    }
+
+    #[test]
+    fn a_write_at_the_end_waits_for_an_append_that_may_have_its_place() {
+        let a = mailbox();
+        let gates = Gates::new([0].into_iter());
+        gates.enter_append(0);
+        // Nobody may ask for this: all the same.
+        assert_eq!(gates.enter(0, 0, &a), Pass::Wait);
     }
 
     #[test]

@@ -64,7 +64,11 @@ impl Host {
         let ring = ring.then(|| Ring::new(32, &Arc::default()).unwrap());
         let (disk, helpers) = (Arc::clone(&self.disk), Arc::clone(&self.helpers));
         let memory = Rc::new(HeapMemory::new(0, 8 << 20));
-        Worker { engine: HostEngine::new(disk, helpers, ring).unwrap(), memory, done: Vec::new() }
+        Worker {
+            engine: HostEngine::new(disk, helpers, ring, None).unwrap(),
+            memory,
+            done: Vec::new(),
+        }
     }
 
     fn bytes(&self, at: u64, len: usize) -> Vec<u8> {

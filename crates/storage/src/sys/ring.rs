@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use io_uring::register::{Probe, Restriction};
-use io_uring::{IoUring, opcode, squeue, types::Fd};
+use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
 use rustix::event::epoll;
 use rustix::fs::FallocateFlags;
 
@@ -22,15 +22,41 @@ const RUNS_MAX: usize = 1024;
 /// The most bytes asked for in one transfer; the kernel does not do more at once.
 const BYTES_MAX: u64 = 1 << 30;
 
+/// An answer of a ring.
+pub(crate) trait Completion: cqueue::EntryMarker {
+    fn result(&self) -> i32;
+    /// What a command of a device has to say beyond that.
+    fn value(&self) -> u64;
+}
+
+impl Completion for cqueue::Entry {
+    fn result(&self) -> i32 {
+        self.result()
+    }
+
+    fn value(&self) -> u64 {
+        0
+    }
+}
+
 /// io_urings that are made ahead and used again, by a process that may make none any more.
-#[derive(Default)]
-pub(crate) struct Rings {
-    idle: Mutex<Vec<IoUring>>,
+pub(crate) struct Rings<S = squeue::Entry, C = cqueue::Entry>
+where
+    S: squeue::EntryMarker,
+    C: cqueue::EntryMarker,
+{
+    idle: Mutex<Vec<IoUring<S, C>>>,
     /// So many are kept.
     keep: AtomicUsize,
 }
 
-impl std::fmt::Debug for Rings {
+impl<S: squeue::EntryMarker, C: cqueue::EntryMarker> Default for Rings<S, C> {
+    fn default() -> Self {
+        Self { idle: Mutex::default(), keep: AtomicUsize::new(0) }
+    }
+}
+
+impl<S: squeue::EntryMarker, C: cqueue::EntryMarker> std::fmt::Debug for Rings<S, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rings").field("keep", &self.keep).finish_non_exhaustive()
     }
@@ -39,28 +65,32 @@ impl std::fmt::Debug for Rings {
 impl Rings {
     /// Makes `count` rings more, for `depth` jobs each.
     pub(crate) fn prepare(&self, count: u16, depth: u32) -> io::Result<()> {
-        for _ in 0..count {
-            self.lock().push(confined(depth)?);
-            self.keep.fetch_add(1, Ordering::Relaxed);
-        }
-        Ok(())
+        (0..count).try_for_each(|_| Ok(self.keep(confined(depth)?)))
+    }
+}
+
+impl<S: squeue::EntryMarker, C: cqueue::EntryMarker> Rings<S, C> {
+    /// Keeps one ring more.
+    pub(super) fn keep(&self, ring: IoUring<S, C>) {
+        self.lock().push(ring);
+        self.keep.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn take(&self, depth: u32) -> Option<IoUring> {
+    fn take(&self, depth: u32) -> Option<IoUring<S, C>> {
         let mut idle = self.lock();
         let fits = idle.iter_mut().position(|ring| ring.params().sq_entries() >= depth)?;
         Some(idle.swap_remove(fits))
     }
 
     /// Takes a ring back that has nothing to do.
-    fn give_back(&self, ring: IoUring) {
+    fn give_back(&self, ring: IoUring<S, C>) {
         let mut idle = self.lock();
         if idle.len() < self.keep.load(Ordering::Relaxed) {
             idle.push(ring);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<IoUring>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<IoUring<S, C>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -68,7 +98,7 @@ impl Rings {
 /// A ring for up to `depth` jobs at once that does what a [`Ring`] needs, and nothing else, whoever gets hold
 /// of it: what it does, no filter of system calls sees.
 fn confined(depth: u32) -> io::Result<IoUring> {
-    let entries = depth.clamp(1, ENTRIES_MAX).next_power_of_two();
+    let entries = entries_for(depth);
     let ring = IoUring::builder().setup_r_disabled().build(entries)?;
     let submitter = ring.submitter();
     let mut probe = Probe::new();
@@ -79,6 +109,11 @@ fn confined(depth: u32) -> io::Result<IoUring> {
     submitter.register_restrictions(&mut NEEDED.map(Restriction::sqe_op))?;
     submitter.register_enable_rings()?;
     Ok(ring)
+}
+
+/// How many entries a ring for `depth` jobs has.
+pub(super) fn entries_for(depth: u32) -> u32 {
+    depth.clamp(1, ENTRIES_MAX).next_power_of_two()
 }
 
 /// What is asked of a ring.
@@ -92,22 +127,35 @@ const NEEDED: [u8; 6] = [
 ];
 
 /// An io_uring, and the jobs that it has.
-pub(crate) struct Ring {
+pub(crate) struct Ring<S = squeue::Entry, C = cqueue::Entry>
+where
+    S: squeue::EntryMarker,
+    C: Completion,
+{
     /// Where the ring goes afterwards.
-    home: Arc<Rings>,
-    ring: ManuallyDrop<IoUring>,
+    home: Arc<Rings<S, C>>,
+    ring: ManuallyDrop<IoUring<S, C>>,
     /// By the number that a completion brings back. Never grows or shrinks.
     flights: ManuallyDrop<Vec<Flight>>,
     free: Vec<u32>,
 }
 
 /// A place for one job.
-struct Flight {
+pub(super) struct Flight {
     job: Option<Job>,
     /// What the kernel reads of the job's memory; untouched while the job is here.
-    vecs: Vec<IoVec>,
+    pub(super) vecs: Vec<IoVec>,
     /// How many bytes it asked for.
     asked: u64,
+}
+
+/// A job that came back, and what was said of it.
+pub(super) struct Landed {
+    pub(super) job: Job,
+    /// How many bytes it asked for.
+    pub(super) asked: u64,
+    pub(super) result: i32,
+    pub(super) value: u64,
 }
 
 /// A job that came back.
@@ -121,10 +169,46 @@ pub(crate) struct Finished {
 impl Ring {
     /// A ring for up to `depth` jobs at once: one that was made ahead, if there is one.
     pub(crate) fn new(depth: u32, rings: &Arc<Rings>) -> io::Result<Self> {
-        let entries = depth.clamp(1, ENTRIES_MAX).next_power_of_two();
+        Self::over(depth, rings, || confined(depth))
+    }
+
+    /// Takes `job`, whose next `bytes` bytes are to be moved from or to, or made zero from, `at` of `fd`.
+    /// Gives it back when there is no room. Begins at [`submit`](Self::submit).
+    pub(crate) fn take(
+        &mut self,
+        job: Job,
+        fd: BorrowedFd<'_>,
+        at: u64,
+        bytes: u64,
+    ) -> Result<(), Job> {
+        let fd = Fd(fd.as_raw_fd());
+        self.load(job, bytes, |flight, job| flight.entry(job, fd, at))
+    }
+
+    /// A job that the kernel is done with.
+    pub(crate) fn next_finished(&mut self) -> Option<Finished> {
+        let Landed { job, asked, result, .. } = self.next_landed()?;
+        let result = match u64::try_from(result) {
+            // A fallocate does all or nothing, and counts nothing.
+            Ok(_) if matches!(job.kind, Kind::Zero { .. }) && job.bounce.is_none() => Ok(asked),
+            Ok(bytes) => Ok(bytes),
+            Err(_) => Err(io::Error::from_raw_os_error(result.wrapping_neg())),
+        };
+        Some(Finished { job, result })
+    }
+}
+
+impl<S: squeue::EntryMarker, C: Completion> Ring<S, C> {
+    /// A ring of `rings` for up to `depth` jobs at once, or one that `make` makes.
+    pub(super) fn over(
+        depth: u32,
+        rings: &Arc<Rings<S, C>>,
+        make: impl FnOnce() -> io::Result<IoUring<S, C>>,
+    ) -> io::Result<Self> {
+        let entries = entries_for(depth);
         let ring = match rings.take(entries) {
             Some(ring) => ring,
-            None => confined(depth)?,
+            None => make()?,
         };
         let flights =
             (0..entries).map(|_| Flight { job: None, vecs: Vec::new(), asked: 0 }).collect();
@@ -146,22 +230,24 @@ impl Ring {
         self.flights.len().saturating_sub(self.free.len())
     }
 
-    /// Takes `job`, whose next `bytes` bytes are to be moved from or to, or made zero from, `at` of `fd`.
-    /// Gives it back when there is no room. Begins at [`submit`](Self::submit).
-    pub(crate) fn take(
+    /// Takes `job`, whose next `bytes` bytes are worked on, as `say` says it with the flight's runs; gives it
+    /// back when there is no room. `say` points to the job's memory and the runs alone.
+    pub(super) fn load(
         &mut self,
         job: Job,
-        fd: BorrowedFd<'_>,
-        at: u64,
         bytes: u64,
+        say: impl FnOnce(&Flight, &Job) -> S,
     ) -> Result<(), Job> {
         let Some(number) = self.free.pop() else { return Err(job) };
         let Some(flight) = self.flights.get_mut(number as usize) else { return Err(job) };
-        let entry = flight.load(job, Fd(fd.as_raw_fd()), at, bytes).user_data(u64::from(number));
+        flight.gather(&job, bytes);
+        let mut entry = say(flight, &job);
+        entry.set_user_data(u64::from(number));
+        flight.job = Some(job);
         // SAFETY: what the entry points to is the memory of the job's buffers or of its bounce, and the
         // list of its runs. All stay in `flights`, unchanged, until the completion with this number was seen: only
-        // `next_finished` takes a job out, and `drop` waits for all or leaks them. `flights` is never
-        // resized, and the heap block of `vecs` is written only by `load`, when no job is in its place.
+        // `next_landed` takes a job out, and `drop` waits for all or leaks them. `flights` is never
+        // resized, and the heap block of `vecs` is written only by `gather`, when no job is in its place.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         match pushed {
             Ok(()) => Ok(()),
@@ -188,39 +274,36 @@ impl Ring {
     }
 
     /// A job that the kernel is done with.
-    pub(crate) fn next_finished(&mut self) -> Option<Finished> {
+    pub(super) fn next_landed(&mut self) -> Option<Landed> {
         let entry = self.ring.completion().next()?;
         let number = u32::try_from(entry.user_data()).ok()?;
         let flight = self.flights.get_mut(number as usize)?;
         let job = flight.job.take()?;
         self.free.push(number);
-        let result = match u64::try_from(entry.result()) {
-            // A fallocate does all or nothing, and counts nothing.
-            Ok(_) if matches!(job.kind, Kind::Zero { .. }) && job.bounce.is_none() => {
-                Ok(flight.asked)
-            }
-            Ok(bytes) => Ok(bytes),
-            Err(_) => Err(io::Error::from_raw_os_error(entry.result().wrapping_neg())),
-        };
-        Some(Finished { job, result })
+        let (result, value) = (entry.result(), entry.value());
+        Some(Landed { job, asked: flight.asked, result, value })
     }
 
-    /// A descriptor that is readable when [`next_finished`](Self::next_finished) has something, or when
-    /// `other` is readable.
-    pub(crate) fn event_with(&self, other: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    /// Readable when the kernel is done with a job.
+    pub(crate) fn event(&self) -> BorrowedFd<'_> {
         // SAFETY: the ring, and so its descriptor, is open while `self` is borrowed.
-        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) };
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+
+    /// A descriptor that is readable when the kernel is done with a job, or when one of `others` is readable.
+    pub(crate) fn event_with(&self, others: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(0);
-        epoll::add(&set, ring, data, epoll::EventFlags::IN)?;
-        epoll::add(&set, other, data, epoll::EventFlags::IN)?;
+        for fd in [&[self.event()], others].concat() {
+            epoll::add(&set, fd, data, epoll::EventFlags::IN)?;
+        }
         Ok(set)
     }
 }
 
 impl Flight {
-    /// Puts `job` here, and says it in the kernel's words.
-    fn load(&mut self, job: Job, fd: Fd, at: u64, bytes: u64) -> squeue::Entry {
+    /// Lists the runs of the next `bytes` bytes of `job`.
+    fn gather(&mut self, job: &Job, bytes: u64) {
         let bytes = bytes.min(BYTES_MAX);
         let range = job.done..job.done.saturating_add(bytes);
         self.asked = bytes;
@@ -230,12 +313,20 @@ impl Flight {
             (None, Some(buffers)) => self.vecs.extend(runs(buffers, range).take(RUNS_MAX)),
             (None, None) => {}
         }
-        let (list, count) = (self.vecs.as_ptr(), self.vecs.len() as u32);
-        let one = match self.vecs.as_slice() {
+    }
+
+    /// The one run that there is, if it is one.
+    pub(super) fn one(&self) -> Option<(*mut u8, u32)> {
+        match self.vecs.as_slice() {
             [one] => Some((one.base, one.len as u32)),
             _ => None,
-        };
-        let entry = match (job.kind, one) {
+        }
+    }
+
+    /// `job`, whose runs are here, in the kernel's words.
+    fn entry(&self, job: &Job, fd: Fd, at: u64) -> squeue::Entry {
+        let (list, count) = (self.vecs.as_ptr(), self.vecs.len() as u32);
+        match (job.kind, self.one()) {
             (Kind::Read, Some((base, len))) => opcode::Read::new(fd, base, len).offset(at).build(),
             (Kind::Read, None) => opcode::Readv::new(fd, list.cast(), count).offset(at).build(),
             (Kind::Write, Some((base, len))) => {
@@ -248,13 +339,11 @@ impl Flight {
             }
             (Kind::Zero { unmap }, None) => {
                 let how = zero_flags(unmap).bits().cast_signed();
-                opcode::Fallocate::new(fd, bytes).offset(at).mode(how).build()
+                opcode::Fallocate::new(fd, self.asked).offset(at).mode(how).build()
             }
             // None of these comes here.
             (Kind::Append | Kind::Flush | Kind::Command(_), _) => opcode::Nop::new().build(),
-        };
-        self.job = Some(job);
-        entry
+        }
     }
 }
 
@@ -264,7 +353,7 @@ pub(crate) fn zero_flags(unmap: bool) -> FallocateFlags {
     how | FallocateFlags::KEEP_SIZE
 }
 
-impl Drop for Ring {
+impl<S: squeue::EntryMarker, C: Completion> Drop for Ring<S, C> {
     fn drop(&mut self) {
         // The kernel may still write into guest memory: wait. Should it refuse to tell, what it works on
         // is leaked, which keeps the memory mapped.
@@ -274,7 +363,7 @@ impl Drop for Ring {
                 refusals += 1;
                 std::thread::yield_now();
             }
-            while self.next_finished().is_some() {}
+            while self.next_landed().is_some() {}
         }
         if self.flying() == 0 {
             // SAFETY: each is taken or dropped once, here, and not used after.
