@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use zvb_storage::AppendKind;
+
 use crate::shape::ShapeArgs;
 use crate::size::{Count, Size};
 use crate::source::SourceArgs;
@@ -106,7 +108,8 @@ blkzone: the lines of util-linux's `blkzone report`, where wptr counts from the 
 const APPEND_HELP: &str = "\
 Zones on the way that are full, read-only or offline are passed over; the first must take data. What is \
 printed says which zones got what, so that `zvb read` can read it back: appended to empty zones, \
-`zvb read --zone N --count ZONES` gives back exactly what was appended.";
+`zvb read --zone N --count ZONES` gives back exactly what was appended. (A device may put appends that are in \
+flight together in another order; what is printed says so, and --depth 1 keeps the order.)";
 
 const READ_HELP: &str = "\
 With --length, that many sectors are read from the first sector on. Without it, the written part of each of \
@@ -227,6 +230,11 @@ pub(crate) struct ServeArgs {
 
     #[command(flatten)]
     pub(crate) source: SourceArgs,
+
+    /// How appends go to a block device of this host: ordered, as writes one after the other in each zone; or native,
+    /// as the appends of an NVMe disk, any number at once, past the block layer
+    #[arg(long, value_name = "HOW", default_value = "ordered")]
+    pub(crate) append: AppendKind,
 
     /// Make a socket here for `zvb ctl`, which makes zones and requests fail and tells statistics
     #[arg(long, value_name = "PATH")]

@@ -10,6 +10,9 @@ use serde::Serialize;
 pub(crate) struct Attach {
     /// The socket, as an absolute path.
     pub(crate) socket: PathBuf,
+    /// How appends go to a disk of this host: ordered or native.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) append: Option<&'static str>,
     /// Options of `qemu-system-x86_64`, version 11.1 or newer.
     pub(crate) qemu: String,
     /// Options of `crosvm run`.
@@ -27,6 +30,7 @@ impl Attach {
         let c_path = path.replace('\\', "\\\\").replace('"', "\\\"");
         Self {
             socket: socket.to_owned(),
+            append: None,
             qemu: format!(
                 "qemu-system-x86_64 -machine q35,memory-backend=m \
                  -object memory-backend-memfd,id=m,size=512M,share=on -m 512M \
@@ -44,6 +48,9 @@ impl Attach {
 impl fmt::Display for Attach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Serving at {}", self.socket.display())?;
+        if let Some(append) = self.append {
+            writeln!(f, "Appends go to the disk {append}")?;
+        }
         writeln!(f, "\nQEMU 11.1 or newer (then add your own options):")?;
         writeln!(f, "  {}", self.qemu)?;
         writeln!(f, "crosvm (then your own options and the kernel):")?;

@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use clap::Args;
 use zvb_host::server::{Level, Log};
 use zvb_storage::{
-    EngineKind, HOST_REQUESTS, HostDisk, HostOptions, Image, Memory, OpenError, OpenOptions,
-    Recovery, Volume, inspect, is_block_device, is_boot_known,
+    AppendKind, EngineKind, HOST_REQUESTS, HostDisk, HostOptions, Image, Memory, OpenError,
+    OpenOptions, Recovery, Volume, block_device_of, inspect, is_block_device, is_boot_known,
 };
 
 use crate::output::Usage;
@@ -61,6 +61,9 @@ impl Source {
 
     /// What lies at `path`.
     pub(crate) fn path(path: PathBuf, args: &SourceArgs) -> Result<Self, Usage> {
+        if let Some(error) = generic_device(&path) {
+            return Err(Usage(error));
+        }
         match args.shape.given() {
             Some(option) => Err(Usage(format!(
                 "{option} is for mem:SIZE; an image has its geometry from `zvb create`"
@@ -82,6 +85,7 @@ impl Source {
     pub(crate) fn open(
         &self,
         args: &SourceArgs,
+        append: AppendKind,
         log: &Arc<dyn Log>,
     ) -> anyhow::Result<Arc<dyn Volume>> {
         match self {
@@ -92,8 +96,14 @@ impl Source {
             }
             Self::Image(path) => Ok(Arc::new(open_image(path, args, log)?)),
             Self::Host(path) => {
-                let options = HostOptions { read_only: args.read_only, engine: args.engine };
-                Ok(Arc::new(HostDisk::open(path, &options)?))
+                let (read_only, engine) = (args.read_only, args.engine);
+                let disk = HostDisk::open(path, &HostOptions { read_only, engine, append })?;
+                if let Some(native) = disk.native() {
+                    let (path, native) = (path.display(), native.display());
+                    let line = format_args!("{path}: appends go to it natively, through {native}");
+                    log.log(Level::Info, line);
+                }
+                Ok(Arc::new(disk))
             }
         }
     }
@@ -102,6 +112,16 @@ impl Source {
     pub(crate) fn requests(&self) -> &'static [u32] {
         if matches!(self, Self::Host(_)) { HOST_REQUESTS } else { &[] }
     }
+}
+
+/// Why the generic device of an NVMe namespace, if `path` is one, is no disk; and what is.
+pub(crate) fn generic_device(path: &Path) -> Option<String> {
+    let (block, path) = (block_device_of(path)?, path.display());
+    let block = block.display();
+    Some(format!(
+        "{path} takes commands for the NVMe disk {block}, and is no disk itself: use {block} \
+         (`zvb serve {block} --append native` sends appends through {path})"
+    ))
 }
 
 fn open_image(path: &Path, args: &SourceArgs, log: &Arc<dyn Log>) -> anyhow::Result<Image> {

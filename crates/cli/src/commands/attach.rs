@@ -9,7 +9,7 @@ use zvb_device::{Device, DeviceOptions};
 use zvb_host::control::Controlled;
 use zvb_host::server::{Level, Log, LogObserver, Shutdown};
 use zvb_host::vduse::{self, AttachOptions, Attachment, Outcome, Outside, TRANSPORT};
-use zvb_storage::Volume;
+use zvb_storage::{AppendKind, Volume};
 
 use super::serve::{Stderr, confine};
 use crate::args::attach::AttachArgs;
@@ -69,7 +69,8 @@ pub(super) fn serve(
     let control = args.control.as_deref().map(desk::bind).transpose()?;
     let volume: Arc<dyn Volume> = match end.lost {
         Some(lost) => Arc::new(lost),
-        None => source.open(&args.source, log)?,
+        // What became of a native append, nobody can tell who goes on after a death of this process.
+        None => source.open(&args.source, AppendKind::Ordered, log)?,
     };
     entry.attached.shape = Some(WrittenShape::of(&volume.shape()));
     let options = DeviceOptions {

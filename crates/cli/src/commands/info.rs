@@ -2,7 +2,7 @@
 
 mod host;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 use zvb_storage::{ImageInfo, ImageState, Recovery, inspect, is_block_device};
 use zvb_wire::{Condition, Sector, ZoneType};
@@ -14,12 +14,15 @@ use crate::report::json::{DiskJson, ZoneJson, ZonedJson};
 use crate::report::map::Map;
 use crate::report::{Zone, condition_name, counts, counts_line, model_name};
 use crate::size::Size;
-use crate::source::recovered;
+use crate::source::{generic_device, recovered};
 use crate::terminal::{self, Paint};
 
 pub(super) fn run(args: &InfoArgs) -> Result<()> {
     if is_block_device(&args.file) {
         return host::run(args);
+    }
+    if let Some(error) = generic_device(&args.file) {
+        bail!(error);
     }
     let info = inspect(&args.file)?;
     let zones = zones(&info);

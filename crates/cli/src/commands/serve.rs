@@ -13,6 +13,7 @@ use zvb_device::{Device, DeviceOptions};
 use zvb_host::control::Controlled;
 use zvb_host::sandbox::{self, Needs};
 use zvb_host::server::{BindError, Level, Log, LogObserver, Server, ServerOptions, Shutdown};
+use zvb_storage::AppendKind;
 
 use crate::args::ServeArgs;
 use crate::attach::Attach;
@@ -36,6 +37,10 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // Dropped last: who waits for the end of the server sees it when nothing of it is left.
     let _waiting;
     let source = source(args)?;
+    if args.append == AppendKind::Native && !matches!(source, Source::Host(_)) {
+        let text = "--append native is for an NVMe disk of this host that has zones";
+        return Err(Usage(text.into()).into());
+    }
     let handed_over = service::handed_over()?;
     let manager = Manager::from_environment().context("cannot reach who NOTIFY_SOCKET names")?;
     let log: Arc<dyn Log> =
@@ -45,7 +50,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let options = ServerOptions { log: Arc::clone(&log) };
     let (server, socket) = bind(args, handed_over, options)?;
     let control = args.control.as_deref().map(desk::bind).transpose()?;
-    let volume = source.open(&args.source, &log)?;
+    let volume = source.open(&args.source, args.append, &log)?;
     let options = DeviceOptions {
         queues: args.queues.get(),
         secure_erase: args.secure_erase,
@@ -64,7 +69,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // Its threads are confined, too.
     let controlled = control.map(|control| desk::start(control, &device, &shutdown, &log));
     let controlled = controlled.transpose()?;
-    announce(args, socket.as_deref())?;
+    announce(args, &source, socket.as_deref())?;
     manager.ready();
     let served = server.serve(&device, &shutdown).context("cannot go on serving");
     manager.stopping();
@@ -143,13 +148,14 @@ fn inherited(fd: i32) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Says that the device is there, and how to get at it. The server goes on when nobody listens.
-fn announce(args: &ServeArgs, socket: Option<&Path>) -> anyhow::Result<()> {
+fn announce(args: &ServeArgs, source: &Source, socket: Option<&Path>) -> anyhow::Result<()> {
     if args.output.quiet {
         return Ok(());
     }
     let said = match socket {
         Some(socket) => {
-            let attach = Attach::new(socket, args.queues.get());
+            let mut attach = Attach::new(socket, args.queues.get());
+            attach.append = matches!(source, Source::Host(_)).then(|| args.append.name());
             if args.output.json { output::json(&attach) } else { Ok(output::print(attach)?) }
         }
         None if args.output.json => output::json(&json!({ "fd": args.fd })),

@@ -1,5 +1,8 @@
 //! `zvb info` of a block device of this host.
 
+use std::error::Error;
+use std::iter::successors;
+
 use anyhow::Result;
 use serde::Serialize;
 use zvb_storage::{HostInfo, inspect_host};
@@ -36,10 +39,12 @@ struct Answer<'a> {
     disk: DiskJson,
     conditions: serde_json::Map<String, serde_json::Value>,
     zones: Vec<ZoneJson>,
+    /// The device that appends can go to natively.
+    native_append: Option<&'a std::path::Path>,
 }
 
 impl<'a> Answer<'a> {
-    fn new(args: &'a InfoArgs, info: &HostInfo, zones: &[Zone]) -> Self {
+    fn new(args: &'a InfoArgs, info: &'a HostInfo, zones: &[Zone]) -> Self {
         let spec = info.shape.geometry.as_ref().map(Geometry::spec);
         Self {
             file: &args.file,
@@ -53,6 +58,7 @@ impl<'a> Answer<'a> {
             },
             conditions: conditions(zones),
             zones: zones.iter().map(ZoneJson::from).collect(),
+            native_append: info.native.as_deref().ok(),
         }
     }
 }
@@ -65,5 +71,15 @@ fn table(args: &InfoArgs, info: &HostInfo, zones: &[Zone]) -> String {
         ("block size", Size(info.shape.block_size.into()).to_string()),
     ];
     rows.extend(geometry_rows(info.shape.geometry.as_ref(), zones));
+    if info.shape.geometry.is_some() {
+        let native = match &info.native {
+            Ok(path) => format!("can be had, through {}", path.display()),
+            Err(why) => {
+                let causes = successors(why.source(), |why| (*why).source());
+                causes.fold(format!("none: {why}"), |text, why| format!("{text}: {why}"))
+            }
+        };
+        rows.push(("native append", native));
+    }
     aligned(rows)
 }
