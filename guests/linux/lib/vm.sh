@@ -21,8 +21,8 @@ disk() {
     disks+=("$key")
 }
 
-# zns_disk: in the file of a scenario with a guest of its own, an NVMe disk with zones that QEMU has: /dev/nvme0n1,
-# 64 MiB in zones of 4 MiB, of which 3 may be open and 4 active.
+# zns_disk: in the file of a scenario with a guest of its own, NVMe disks with zones that QEMU has: /dev/nvme0n1,
+# 64 MiB in zones of 4 MiB, of which 3 may be open and 4 active; /dev/nvme0n2, the same in blocks of 4 KiB.
 zns=
 zns_disk() { zns=yes; }
 
@@ -98,12 +98,15 @@ vm_start() {
         )
     done
     if [ -n "$zns" ]; then
-        truncate -s 64M "$work/zns.raw"
-        arguments+=(
-            -drive "if=none,id=zns,file=$work/zns.raw,format=raw"
-            -device nvme,id=nvme0,serial=zns
-            -device nvme-ns,bus=nvme0,drive=zns,zoned=true,zoned.zone_size=4M,zoned.max_open=3,zoned.max_active=4
-        )
+        local block zoned=zoned=true,zoned.zone_size=4M,zoned.max_open=3,zoned.max_active=4
+        arguments+=(-device nvme,id=nvme0,serial=zns)
+        for block in 512 4096; do
+            truncate -s 64M "$work/zns.$block"
+            arguments+=(
+                -drive "if=none,id=zns$block,file=$work/zns.$block,format=raw"
+                -device "nvme-ns,bus=nvme0,drive=zns$block,$zoned,logical_block_size=$block,physical_block_size=$block"
+            )
+        done
     fi
     rm -f "$work"/agent.{in,out}
     mkfifo "$work"/agent.{in,out}
