@@ -1,7 +1,7 @@
 //! One operation on its way through an engine.
 
 use zvb_ring::Buffers;
-use zvb_wire::{SECTOR_BYTES, Sector};
+use zvb_wire::SECTOR_BYTES;
 
 use crate::sys::Bounce;
 use crate::volume::{Command, Done, Failure, Io, Op};
@@ -38,8 +38,6 @@ pub(crate) struct Job {
     pub(crate) done: u64,
     /// When it began, for [`Pins`](crate::slots::Pins).
     pub(crate) epoch: u64,
-    /// Where an append went.
-    pub(crate) placed: Option<Sector>,
     /// The medium was full once already, and room was made for it.
     pub(crate) made_room: bool,
 }
@@ -68,7 +66,6 @@ impl Job {
             len,
             done: 0,
             epoch: 0,
-            placed: None,
             made_room: false,
         }
     }
@@ -90,6 +87,6 @@ impl Job {
 
     /// The answer.
     pub(crate) fn finish(self, result: Result<(), Failure>) -> Done {
-        Done { tag: self.tag, result, buffers: self.buffers, placed: self.placed }
+        Done { tag: self.tag, result, buffers: self.buffers, placed: None }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::fallocate;
 use rustix::io::{Errno, pread, pwrite};
+use zvb_wire::Sector;
 
 use super::disk::{Disk, failure_of};
 use super::gate::Pass;
@@ -271,8 +272,9 @@ impl HostEngine {
 
     /// Takes a job on that came back natively. What failed is not tried again: it may be written all the same.
     fn written(&mut self, finished: NvmeFinished) {
-        let NvmeFinished { mut job, asked, result } = finished;
+        let NvmeFinished { mut job, asked, result, placed } = finished;
         let failure = match result {
+            NvmeResult::Done if placed.is_some() => return self.end_at(job, Ok(()), placed),
             NvmeResult::Done => landed(&mut job, asked).err(),
             NvmeResult::Refused(status) => Some(refusal_of(status)),
             NvmeResult::Failed(error) => Some(failure_of(error)),
@@ -285,6 +287,11 @@ impl HostEngine {
 
     /// A job that passed is over.
     fn end(&mut self, job: Job, result: Result<(), Failure>) {
+        self.end_at(job, result, None);
+    }
+
+    /// The same, of an append that went to the place that is known.
+    fn end_at(&mut self, job: Job, result: Result<(), Failure>, placed: Option<Sector>) {
         if let Some((zone, _)) = self.gate_of(&job) {
             // Both ends are in the zone.
             let start = self.disk.sequential(job.at).map_or(0, |(_, inside)| inside);
@@ -293,7 +300,8 @@ impl HostEngine {
                 let sectors = result.is_ok().then_some(sectors);
                 self.passes |= self.disk.gates.leave_append(zone.0, sectors, &self.mailbox);
                 self.disk.written(zone, self.disk.gates.end(zone.0));
-                return self.finish(job, result);
+                self.done.push(Done { placed, ..job.finish(result) });
+                return;
             }
             let end = start.saturating_add(sectors);
             if result.is_ok() {

@@ -10,6 +10,7 @@ use io_uring::register::{Probe, Restriction};
 use io_uring::types::Fixed;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Updater, ioctl, opcode as request};
+use zerocopy::{Immutable, IntoBytes};
 use zvb_wire::{SECTOR_BYTES, Sector};
 
 use super::ring::{Completion, Landed, Ring, Rings, entries_for};
@@ -47,7 +48,7 @@ const APPEND: u8 = 0x7d;
 pub(crate) const BLOCKS_MAX: u64 = 1 << 16;
 
 /// `struct nvme_uring_cmd`, which `struct nvme_passthru_cmd` is like.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, IntoBytes, Immutable)]
 #[repr(C)]
 struct Command {
     opcode: u8,
@@ -65,24 +66,12 @@ struct Command {
     result: u32,
 }
 
-const _: () = assert!(size_of::<Command>() == 72);
-
 impl Command {
     /// What such a command has in a submission queue.
-    fn bytes(&self) -> [u8; 80] {
+    fn bytes(self) -> [u8; 80] {
         let mut bytes = [0; 80];
-        let mut put = |at: usize, field: &[u8]| {
-            if let Some(place) = bytes.get_mut(at..at.saturating_add(field.len())) {
-                place.copy_from_slice(field);
-            }
-        };
-        put(0, &[self.opcode]);
-        put(4, &self.namespace.to_ne_bytes());
-        put(24, &self.address.to_ne_bytes());
-        put(36, &self.len.to_ne_bytes());
-        for (at, dword) in (40..).step_by(4).zip(self.dwords10) {
-            put(at, &dword.to_ne_bytes());
-        }
+        let command: [u8; 72] = zerocopy::transmute!(self);
+        bytes[..72].copy_from_slice(&command);
         bytes
     }
 }
@@ -174,6 +163,8 @@ pub(crate) struct NvmeFinished {
     /// How many bytes it asked for.
     pub(crate) asked: u64,
     pub(crate) result: NvmeResult,
+    /// Where it went, when it is an append and done.
+    pub(crate) placed: Option<Sector>,
 }
 
 impl NvmeRings {
@@ -184,7 +175,10 @@ impl NvmeRings {
         depth: u32,
         file: BorrowedFd<'_>,
     ) -> io::Result<()> {
-        (0..count).try_for_each(|_| Ok(self.keep(to_one_device(depth, file)?)))
+        for _ in 0..count {
+            self.keep(to_one_device(depth, file)?);
+        }
+        Ok(())
     }
 }
 
@@ -221,12 +215,11 @@ impl NvmeRing {
 
     /// A job that the kernel is done with.
     pub(crate) fn next_written(&mut self, namespace: Namespace) -> Option<NvmeFinished> {
-        let Landed { mut job, asked, result, value } = self.next_landed()?;
+        let Landed { job, asked, result, value } = self.next_landed()?;
         let result = result_of(result);
-        if job.kind == Kind::Append && matches!(result, NvmeResult::Done) {
-            job.placed = Some(namespace.sector(value));
-        }
-        Some(NvmeFinished { job, asked, result })
+        let appended = job.kind == Kind::Append && matches!(result, NvmeResult::Done);
+        let placed = appended.then(|| namespace.sector(value));
+        Some(NvmeFinished { job, asked, result, placed })
     }
 }
 

@@ -65,7 +65,10 @@ impl<S: squeue::EntryMarker, C: cqueue::EntryMarker> std::fmt::Debug for Rings<S
 impl Rings {
     /// Makes `count` rings more, for `depth` jobs each.
     pub(crate) fn prepare(&self, count: u16, depth: u32) -> io::Result<()> {
-        (0..count).try_for_each(|_| Ok(self.keep(confined(depth)?)))
+        for _ in 0..count {
+            self.keep(confined(depth)?);
+        }
+        Ok(())
     }
 }
 
