@@ -3,6 +3,7 @@
 mod check;
 mod clone;
 mod create;
+mod finding;
 mod format;
 mod inspect;
 mod load;
@@ -14,9 +15,10 @@ mod still;
 mod survey;
 mod switch;
 
-pub use check::{CheckOptions, CheckReport, Finding, Problem, Progress, Severity, check, check_on};
+pub use check::{CheckOptions, CheckReport, Progress, check, check_on};
 pub use clone::{CloneError, CloneOptions, Cloned};
 pub use create::{CreateError, CreateOptions};
+pub use finding::{Finding, Problem, Severity};
 pub(crate) use format::{COPIES, Header, State, note_sync};
 pub use inspect::{ImageInfo, ImageState, inspect};
 pub use load::{LoadError, ZoneState, ZoneTable, dump, load};

@@ -211,6 +211,14 @@ fn every_kind_of_damage_is_found_where_it_is() {
     let torn = damaged(&|| write_raw(&path, TABLE + 5 * 64 + 16, &[1; 48]));
     assert_eq!(torn, [record(5, RecordError::Torn)]);
 
+    // Of zone 5, the copy that counts and the one before.
+    for (copy, problem) in
+        [(16, record(5, RecordError::Differs)), (40, (Some(5), Problem::DamagedCopy))]
+    {
+        let found = damaged(&|| write_raw(&path, TABLE + 5 * 64 + copy, &[1; 24]));
+        assert_eq!(found, [problem], "the copy at {copy}");
+    }
+
     let len = SLOTS + 3 * SLOT;
     let cut = damaged(&|| File::options().write(true).open(&path).unwrap().set_len(len).unwrap());
     let expected = clean.len() as u64;
@@ -374,6 +382,31 @@ fn repair_brings_back_what_was_written_and_says_what_is_lost() {
     // Again, and there is nothing to do.
     let again = repair_on(Box::new(state.medium()), Some(BOOT)).unwrap();
     assert_eq!((again.recovery, again.repairs), (Recovery::Clean, vec![]));
+}
+
+/// One copy of a record is torn by a crash, which is as it should be, or damaged where nobody crashed.
+#[test]
+fn a_copy_that_does_not_count_is_cleared() {
+    for close in [false, true] {
+        let (_directory, path) = used(Model::HostManaged, close);
+        let before = Contents::in_bytes(fs::read(&path).unwrap(), BOOT).unwrap();
+        write_raw(&path, TABLE + 5 * 64 + 40, &[1; 24]);
+        let report = checked(&path, false);
+        let found = report.findings.iter().find(|finding| finding.zone == Some(ZoneId(5))).unwrap();
+        let problem = if close { Problem::DamagedCopy } else { Problem::TornCopy };
+        assert_eq!((&found.problem, report.is_sound()), (&problem, !close));
+        let state = State::of(&path);
+        let repairs = repair_on(Box::new(state.medium()), Some(BOOT)).unwrap().repairs;
+        let done = if close { Repair::Copy { zone: ZoneId(5) } } else { Repair::Recovered };
+        assert_eq!(repairs, [done]);
+        assert!(Contents::in_bytes(state.bytes(), BOOT).unwrap() == before);
+        let check = CheckOptions { boot: Some(BOOT), ..CheckOptions::default() };
+        let report = check_on(&state.medium(), &check, &mut |_| {}).unwrap();
+        assert!(
+            !report.findings.iter().any(|finding| finding.zone == Some(ZoneId(5))),
+            "{report:?}"
+        );
+    }
 }
 
 #[test]

@@ -7,11 +7,11 @@ use zvb_wire::Condition;
 use zvb_zones::{Snapshot, ZoneId};
 
 use super::Image;
-use super::check::Problem;
+use super::finding::Problem;
 use super::format::{Header, State};
 use super::open::{CommitBy, OpenOptions, Recovery, locked_medium, this_boot};
 use super::refusal::{FileError, Refusal};
-use super::survey::Survey;
+use super::survey::{Survey, Surveyed};
 use super::switch::{placed, switch, write_table};
 use crate::engine::EngineKind;
 use crate::medium::Medium;
@@ -73,6 +73,12 @@ pub enum Repair {
         /// What was wrong.
         reason: Problem,
     },
+    /// The damaged one of the two copies of a zone's record was cleared: the zone is what it was.
+    #[error("zone {}: the damaged copy of its record was cleared; the zone is what it was", zone.0)]
+    Copy {
+        /// Which.
+        zone: ZoneId,
+    },
     /// The file was made as long as the image. What was cut off held no data, or is offline now.
     #[error("the file was made as long as the image: {to} bytes, from {from}")]
     Lengthened {
@@ -130,6 +136,12 @@ pub fn repair_on(
     let image = Image::open_on(medium, &options)?;
     image.clear_tails().map_err(Refusal::io("clear"))?;
     image.close().map_err(RepairError::Close)?;
+    if survey.recovery == Recovery::Clean {
+        let damaged =
+            |(_, surveyed): &(u32, &Surveyed)| surveyed.torn_copy && surveyed.entry.is_ok();
+        let zones = (0..).zip(&survey.zones).filter(damaged);
+        repairs.extend(zones.map(|(zone, _)| Repair::Copy { zone: ZoneId(zone) }));
+    }
     repairs.extend(survey.bad_copy.map(|at| Repair::Superblock { at }));
     if survey.recovery != Recovery::Clean {
         repairs.push(Repair::Recovered);
