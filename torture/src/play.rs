@@ -83,19 +83,28 @@ impl fmt::Display for Stats {
 /// A promise that was broken, and how to see that again.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "seed {seed}, round {round}: {}\nthe image is kept: {}\nagain, perhaps: torture/run --seed {seed} --rounds {rounds}\n{setup:#?}\n{}",
+    "seed {seed}, round {round}: {}\nthe image is kept: {}\nagain, perhaps: {}\n{setup:#?}\n{}",
     causes(violation.as_ref()),
     kept.display(),
+    again(*seed, play),
     trace.join("\n")
 )]
 pub struct Failure {
     seed: u64,
     round: u64,
-    rounds: u64,
+    play: Play,
     setup: Box<Setup>,
     trace: Vec<String>,
     kept: PathBuf,
     violation: Box<Violation>,
+}
+
+/// How to play `seed` in the same way, as far as that is what decides.
+fn again(seed: u64, play: &Play) -> String {
+    // As many on this disk as there were to be, and none on another.
+    let rounds = play.rounds;
+    let engine = play.engine.map(|engine| format!(" --engine {engine}")).unwrap_or_default();
+    format!("torture/run --seed {seed} --rounds {rounds} --each {rounds}{engine}")
 }
 
 fn causes(error: &dyn std::error::Error) -> String {
@@ -138,15 +147,8 @@ pub fn run(seed: u64, play: &Play) -> Result<Stats, Failure> {
             let setup = Box::new(setup);
             let (trace, kept) = (Vec::new(), PathBuf::new());
             let violation = Box::new(error.into());
-            return Err(Failure {
-                seed,
-                round: 0,
-                rounds: play.rounds,
-                setup,
-                trace,
-                kept,
-                violation,
-            });
+            let play = play.clone();
+            return Err(Failure { seed, round: 0, play, setup, trace, kept, violation });
         }
     };
     let mut run = Run {
@@ -171,7 +173,8 @@ pub fn run(seed: u64, play: &Play) -> Result<Stats, Failure> {
     let setup = Box::new(run.setup);
     let kept = folder.keep().join("disk.zvb");
     let violation = Box::new(violation);
-    Err(Failure { seed, round, rounds: play.rounds, setup, trace, kept, violation })
+    let play = play.clone();
+    Err(Failure { seed, round, play, setup, trace, kept, violation })
 }
 
 /// A disk as in the simulator, now and then with larger zones, and more at a time.
@@ -416,5 +419,25 @@ fn command_check(program: &Path, image: &Path) -> Result<(), Violation> {
     match output.status.success() {
         true => Ok(()),
         false => Err(Violation::Image(format!("does not pass zvb check --deep: {said}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_how_to_play_it_again() {
+        let play = Play { program: "none".into(), rounds: 35, engine: Some(EngineKind::Uring) };
+        // There is no such program: the first server does not start.
+        let failure = run(7, &play).unwrap_err();
+        std::fs::remove_dir_all(failure.kept.parent().unwrap()).unwrap();
+        let told = failure.to_string();
+        assert!(
+            told.contains("torture/run --seed 7 --rounds 35 --each 35 --engine uring\n"),
+            "{told}"
+        );
+        let play = Play { engine: None, ..play };
+        assert!(again(7, &play).ends_with("--seed 7 --rounds 35 --each 35"));
     }
 }
