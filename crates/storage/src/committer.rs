@@ -67,6 +67,13 @@ struct Asked {
     stop: bool,
 }
 
+impl Asked {
+    fn is_nothing(&self) -> bool {
+        let Self { flushes, starved, tidy, wish, full: _, stop } = self;
+        !(*tidy || *wish || *stop) && flushes.is_empty() && starved.is_empty()
+    }
+}
+
 /// What the thread does next.
 struct Work {
     flushes: Vec<(Arc<Mailbox>, u64)>,
@@ -294,6 +301,9 @@ impl Shared {
                 }
             }
             let mut cleared = store.reclaim();
+            if !starved.is_empty() {
+                store.slots.stop_renewing();
+            }
             if clear {
                 cleared = cleared.and(store.clear_warm());
             }
@@ -313,6 +323,7 @@ impl Shared {
                 std::thread::sleep(RECLAIM_EVERY);
                 lock(&self.asked).starved.extend(starved);
             }
+            while lock(&self.asked).is_nothing() && store.renew() {}
         }
     }
 
@@ -324,7 +335,7 @@ impl Shared {
             if asked.stop {
                 return None;
             }
-            if asked.tidy || asked.wish || !asked.flushes.is_empty() || !asked.starved.is_empty() {
+            if !asked.is_nothing() || store.slots.any_to_renew() {
                 break;
             }
             let patience = match () {

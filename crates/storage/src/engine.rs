@@ -308,7 +308,11 @@ fn transfer(store: &Store, job: &Job, at: u64, bytes: u64) -> io::Result<u64> {
     let range: Range<u64> = job.done..job.done.saturating_add(bytes);
     match (job.kind, &job.buffers) {
         (Kind::Read, Some(buffers)) => store.medium.read(at, buffers, range),
-        (Kind::Write, Some(buffers)) => store.medium.write(at, buffers, range),
+        (Kind::Write, Some(buffers)) => {
+            let written = store.medium.write(at, buffers, range)?;
+            store.wrote(at, written);
+            Ok(written)
+        }
         (Kind::Zero { unmap }, _) => {
             store.medium.zero(at..at.saturating_add(bytes), unmap).map(|()| bytes)
         }

@@ -176,6 +176,17 @@ impl Medium for FileMedium {
         Ok(())
     }
 
+    /// Finds blocks for all of it at once. Where that can not be, the writes will tell.
+    fn expect_writes(&self, range: Range<u64>) {
+        let _ = reserve(&self.file, range);
+    }
+
+    /// As zeroes that need not be written: their blocks stay, and so nothing has to be found for them again.
+    fn renew(&self, range: Range<u64>) -> io::Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        Ok(fallocate(&self.file, zero_flags(false), range.start, len)?)
+    }
+
     fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
         match seek(&self.file, SeekFrom::Data(at)) {
             Ok(found) => Ok(Some(found)),

@@ -7,6 +7,7 @@
 mod committer;
 mod engine;
 mod file;
+mod grain;
 mod grow;
 mod growing;
 mod host;

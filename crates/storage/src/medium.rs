@@ -53,6 +53,18 @@ pub trait Medium: Send + Sync + fmt::Debug {
     /// Makes `range` read as zeroes; with `unmap`, its space is given back if possible.
     fn zero(&self, range: Range<u64>, unmap: bool) -> io::Result<()>;
 
+    /// Writes to `range` come soon: a hint. What it reads as does not change.
+    fn expect_writes(&self, range: Range<u64>) {
+        let _ = range;
+    }
+
+    /// Drops what is cached of `range`, which nobody reads before it is written again, but keeps its space:
+    /// what is written next is cached in pieces as large as the writes. Afterwards it reads as anything.
+    fn renew(&self, range: Range<u64>) -> io::Result<()> {
+        let _ = range;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// The first byte from `at` on that may be other than zero; `None` when there is none.
     fn next_data(&self, at: u64) -> io::Result<Option<u64>>;
 

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use zvb_zones::ZoneId;
 
+use crate::grain::{Grain, WIDE};
 use crate::growing::Growing;
 
 /// No slot.
@@ -22,6 +23,8 @@ const NONE: u32 = u32::MAX;
 const NOBODY: ZoneId = ZoneId(u32::MAX);
 /// No operation under way.
 const IDLE: u64 = u64::MAX;
+/// Of the slots that are kept as they are, so many are looked at for one that suits.
+const LOOKED_AT: usize = 64;
 
 /// The slots of all zones.
 #[derive(Debug)]
@@ -33,6 +36,10 @@ pub(crate) struct Slots {
     /// A zone had to have a slot that was never used, where others are let go of.
     wish: AtomicBool,
     shared: Mutex<Shared>,
+    /// The pieces that the page cache has of each.
+    pub(crate) grain: Grain,
+    /// One of those kept as they are that is being renewed: nobody else's. Locked before `shared`.
+    renewing: Mutex<Option<u32>>,
     /// For each engine the epoch in which its oldest operation began, or `IDLE`.
     engines: Mutex<Vec<Arc<AtomicU64>>>,
 }
@@ -67,8 +74,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Slots {
-    /// `slots` slots, those of `owned` (by zone, for `zones` zones) taken.
-    pub(crate) fn new(zones: u32, slots: u32, owned: impl Iterator<Item = (ZoneId, u32)>) -> Self {
+    /// `slots` slots of `slot_bytes` bytes, those of `owned` (by zone, for `zones` zones) taken.
+    pub(crate) fn new(
+        zones: u32,
+        slots: u32,
+        slot_bytes: u64,
+        owned: impl Iterator<Item = (ZoneId, u32)>,
+    ) -> Self {
         let of = Growing::new(zones as usize, || AtomicU32::new(NONE));
         let mut taken = vec![false; slots as usize];
         for (zone, slot) in owned {
@@ -84,12 +96,15 @@ impl Slots {
             epoch: AtomicU64::new(0),
             wish: AtomicBool::new(false),
             shared: Mutex::new(Shared { free, ..Shared::default() }),
+            grain: Grain::new(slots, slot_bytes),
+            renewing: Mutex::default(),
             engines: Mutex::default(),
         }
     }
 
     /// These are new, and could not be cleared: they wait for the next commit, and are cleared then.
     pub(crate) fn add_unclear(&self, slots: Range<u32>) {
+        self.grain.grow(slots.end);
         let new = slots.map(|slot| Detached { slot, zone: NOBODY, epoch: 0 });
         lock(&self.shared).detached.extend(new);
     }
@@ -101,6 +116,7 @@ impl Slots {
 
     /// These are new, and clean: to be taken when there are no others.
     pub(crate) fn add_new(&self, slots: Range<u32>) {
+        self.grain.grow(slots.end);
         lock(&self.shared).free.splice(0..0, slots.rev());
     }
 
@@ -111,8 +127,9 @@ impl Slots {
     }
 
     /// The slot of `zone`, a free one if it had none (one that reads as zeroes, if it has to be `clean`);
-    /// `None` when none is free.
-    pub(crate) fn take(&self, zone: ZoneId, clean: bool) -> Option<u32> {
+    /// `None` when none is free. The first write to it has `bytes` bytes: what else it may suit decides
+    /// between those that are kept as they are.
+    pub(crate) fn take(&self, zone: ZoneId, clean: bool, bytes: u64) -> Option<u32> {
         let of = self.of.get(zone.0 as usize)?;
         let mut shared = lock(&self.shared);
         if let Some(slot) = self.of(zone) {
@@ -121,13 +138,57 @@ impl Slots {
         if !(shared.warm.is_empty() && shared.detached.is_empty()) {
             shared.wanted = Some(Instant::now());
         }
-        let warm = if clean { None } else { shared.warm.pop() };
+        let warm = if clean { None } else { self.pick(&mut shared.warm, bytes) };
         if !clean && shared.warm.is_empty() && !shared.detached.is_empty() {
             self.wish.store(true, Ordering::Relaxed);
         }
-        let slot = warm.or_else(|| shared.free.pop())?;
+        let slot = warm.or_else(|| shared.free.pop()).or_else(|| {
+            // The last resort; locked while something is done to it.
+            let mut renewing = self.renewing.try_lock().ok().filter(|_| !clean)?;
+            renewing.take()
+        })?;
         of.store(slot, Ordering::Release);
         Some(slot)
+    }
+
+    /// Takes one of `warm` for writes of `bytes` bytes, the last one that suits: large pieces are for
+    /// large writes, and small ones are good enough for small ones.
+    fn pick(&self, warm: &mut Vec<u32>, bytes: u64) -> Option<u32> {
+        let suits = |slot: &u32| self.grain.is_small(*slot) == (bytes < WIDE);
+        let some = warm.len().saturating_sub(LOOKED_AT);
+        let found = warm.get(some..)?.iter().rposition(suits);
+        match found {
+            Some(index) => Some(warm.remove(some + index)),
+            None => warm.pop(),
+        }
+    }
+
+    /// Chooses the slot that is to be renewed next, if there is one.
+    pub(crate) fn renewing(&self) -> MutexGuard<'_, Option<u32>> {
+        let mut renewing = lock(&self.renewing);
+        if renewing.is_none() {
+            let warm = &mut lock(&self.shared).warm;
+            *renewing = self.cramped(warm).map(|index| warm.remove(index));
+        }
+        renewing
+    }
+
+    /// True when a slot is to be renewed.
+    pub(crate) fn any_to_renew(&self) -> bool {
+        lock(&self.renewing).is_some() || self.cramped(&lock(&self.shared).warm).is_some()
+    }
+
+    /// The slot that is being renewed is kept as it is.
+    pub(crate) fn stop_renewing(&self) {
+        if let Some(slot) = lock(&self.renewing).take() {
+            self.add_warm(slot);
+        }
+    }
+
+    fn cramped(&self, warm: &[u32]) -> Option<usize> {
+        let some = warm.len().saturating_sub(LOOKED_AT);
+        let found = warm.get(some..)?.iter().rposition(|slot| self.grain.is_cramped(*slot));
+        found.map(|index| some + index)
     }
 
     /// Takes its slot from `zone`, which no write is under way to.
@@ -182,6 +243,7 @@ impl Slots {
 
     /// `slot` is clean again.
     pub(crate) fn add_free(&self, slot: u32) {
+        self.grain.forget(slot);
         lock(&self.shared).free.push(slot);
     }
 
@@ -193,6 +255,7 @@ impl Slots {
     /// Slots to be cleared, each to be given to [`add_free`](Self::add_free) or back to
     /// [`add_warm`](Self::add_warm).
     pub(crate) fn take_warm(&self) -> Vec<u32> {
+        self.stop_renewing();
         std::mem::take(&mut lock(&self.shared).warm)
     }
 
@@ -220,6 +283,9 @@ impl Slots {
 
     /// True when slots that zones have let go of hold space still.
     pub(crate) fn any_kept(&self) -> bool {
+        if lock(&self.renewing).is_some() {
+            return true;
+        }
         let shared = lock(&self.shared);
         !(shared.warm.is_empty() && shared.detached.is_empty() && shared.released.is_empty())
     }
@@ -302,7 +368,7 @@ mod tests {
     const ZONE: ZoneId = ZoneId(1);
 
     fn slots() -> Slots {
-        Slots::new(3, 4, [(ZoneId(0), 2)].into_iter())
+        Slots::new(3, 4, 64 << 20, [(ZoneId(0), 2)].into_iter())
     }
 
     /// Passes the first gate.
@@ -315,55 +381,59 @@ mod tests {
         let slots = slots();
         assert_eq!((slots.of(ZoneId(0)), slots.of(ZONE)), (Some(2), None));
         assert_eq!(slots.free(), [0, 1, 3]);
-        assert_eq!(slots.take(ZONE, false), Some(0));
-        assert_eq!(slots.take(ZONE, false), Some(0));
+        assert_eq!(slots.take(ZONE, false, 4096), Some(0));
+        assert_eq!(slots.take(ZONE, false, 4096), Some(0));
         slots.detach(ZONE);
         slots.detach(ZONE);
-        assert_eq!(slots.take(ZONE, false), Some(1), "not the one that is not durably free");
-        assert_eq!(slots.take(ZoneId(2), false), Some(3));
+        assert_eq!(slots.take(ZONE, false, 4096), Some(1), "not the one that is not durably free");
+        assert_eq!(slots.take(ZoneId(2), false, 4096), Some(3));
         slots.detach(ZoneId(2));
-        assert_eq!(slots.take(ZoneId(2), false), None);
+        assert_eq!(slots.take(ZoneId(2), false, 4096), None);
         assert!(slots.take_released().is_empty(), "not committed");
         commit(&slots);
         let mut released: Vec<u32> = slots.take_released().iter().map(|d| d.slot).collect();
         released.sort_unstable();
         assert_eq!(released, [0, 3]);
-        assert_eq!(slots.take(ZoneId(2), false), None, "not clean");
+        assert_eq!(slots.take(ZoneId(2), false, 4096), None, "not clean");
         slots.add_free(3);
-        assert_eq!(slots.take(ZoneId(2), false), Some(3));
-        assert_eq!(slots.take(ZoneId(9000), false), None, "no such zone");
+        assert_eq!(slots.take(ZoneId(2), false, 4096), Some(3));
+        assert_eq!(slots.take(ZoneId(9000), false, 4096), None, "no such zone");
     }
 
     #[test]
     fn a_warm_slot_goes_first() {
         let slots = slots();
-        slots.take(ZONE, false);
+        slots.take(ZONE, false, 4096);
         slots.detach(ZONE);
         commit(&slots);
         slots.take_released().iter().for_each(|d| slots.add_warm(d.slot));
         assert!(slots.any_warm());
-        assert_eq!(slots.take(ZoneId(2), false), Some(0), "rather than one that was never used");
+        assert_eq!(
+            slots.take(ZoneId(2), false, 4096),
+            Some(0),
+            "rather than one that was never used"
+        );
         assert!(!slots.any_warm());
         assert!(slots.take_warm().is_empty());
         slots.add_warm(0);
-        assert_eq!(slots.take(ZoneId(3000), true), None, "no such zone");
+        assert_eq!(slots.take(ZoneId(3000), true, 4096), None, "no such zone");
         slots.detach(ZoneId(2));
-        assert_eq!(slots.take(ZoneId(2), true), Some(1), "not the one that was used");
+        assert_eq!(slots.take(ZoneId(2), true, 4096), Some(1), "not the one that was used");
     }
 
     #[test]
     fn it_is_said_once_that_slots_are_wanted_which_others_let_go_of() {
         let slots = slots();
-        slots.take(ZONE, false);
+        slots.take(ZONE, false, 4096);
         assert!(slots.last_wanted().is_none() && !slots.take_wish(), "nobody let go of one");
         slots.detach(ZONE);
-        slots.take(ZoneId(2), false);
+        slots.take(ZoneId(2), false, 4096);
         assert!(slots.last_wanted().is_some());
         assert!(slots.take_wish() && !slots.take_wish());
         slots.detach(ZoneId(2));
         commit(&slots);
         slots.take_released().iter().for_each(|d| slots.add_warm(d.slot));
-        slots.take(ZoneId(2), false);
+        slots.take(ZoneId(2), false, 4096);
         assert!(!slots.take_wish(), "one is left");
     }
 
@@ -371,7 +441,7 @@ mod tests {
     fn what_began_before_a_reset_keeps_the_slot() {
         let slots = slots();
         let (mut a, mut b) = (Pins::new(&slots), Pins::new(&slots));
-        slots.take(ZONE, false);
+        slots.take(ZONE, false, 4096);
         let first = a.enter(&slots);
         let also = a.enter(&slots);
         slots.detach(ZONE);
@@ -395,7 +465,7 @@ mod tests {
     fn an_engine_that_is_gone_keeps_nothing() {
         let slots = slots();
         let mut pins = Pins::new(&slots);
-        slots.take(ZONE, false);
+        slots.take(ZONE, false, 4096);
         pins.enter(&slots);
         slots.detach(ZONE);
         commit(&slots);

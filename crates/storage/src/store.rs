@@ -18,6 +18,9 @@ use crate::slots::{Detached, Slots};
 use crate::table::{Entry, is_active};
 use crate::volume::{Failure, Shape};
 
+/// Bytes of a slot that are renewed at once.
+const RENEW_STEP: usize = 1 << 20;
+
 /// Zones, slots and bytes on a medium.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -42,6 +45,8 @@ pub(crate) struct Store {
     pub(crate) growing: Mutex<()>,
     pub(crate) poisoned: AtomicBool,
     pub(crate) lost_part: AtomicBool,
+    /// Slots are written through the page cache, and can be used again as they are.
+    is_cached: bool,
     /// What the superblocks of an image say, while it is open for writing.
     pub(crate) header: Mutex<Option<Header>>,
 }
@@ -59,6 +64,12 @@ pub(crate) enum Step {
     Failed(Failure),
 }
 
+/// True where a zone's data above its write pointer is never read: then nothing need be cleared
+/// before another zone has it.
+fn shows_only_what_is_written(shape: &Shape) -> bool {
+    shape.geometry.as_ref().is_some_and(|g| g.spec().model == Model::HostManaged)
+}
+
 impl Store {
     /// A store whose zones are in `entries`, in order.
     pub(crate) fn new(
@@ -69,7 +80,7 @@ impl Store {
     ) -> Self {
         let zones = shape.geometry.as_ref().map_or(0, |g| g.zone_count());
         let owned = entries.iter().zip(0..).filter_map(|(e, z)| Some((ZoneId(z), e.slot?)));
-        let slots = Slots::new(zones, layout.slots, owned);
+        let slots = Slots::new(zones, layout.slots, layout.slot_bytes, owned);
         let ends = match shape.read_only {
             true => entries.iter().map(|e| e.state.written()).collect(),
             false => Box::default(),
@@ -77,6 +88,10 @@ impl Store {
         let changed = Growing::new(zones.div_ceil(64) as usize, || AtomicU64::new(0));
         let (commit, moment) = (Mutex::new(()), Mutex::new(()));
         let (poisoned, lost_part) = (AtomicBool::new(false), AtomicBool::new(false));
+        let is_cached = !shape.read_only
+            && layout.slot_bytes > 0
+            && shows_only_what_is_written(&shape)
+            && medium.file().is_some_and(|file| file.direct.is_none());
         let header = Mutex::new(None);
         let sizes = Sizes::new(&layout);
         let (tables, growing) = (RwLock::default(), Mutex::new(()));
@@ -94,6 +109,7 @@ impl Store {
             growing,
             poisoned,
             lost_part,
+            is_cached,
             header,
         }
     }
@@ -286,6 +302,54 @@ impl Store {
         result
     }
 
+    /// Renews some of a slot whose pieces in the page cache are too small for what is written to it. False
+    /// when there is none.
+    pub(crate) fn renew(&self) -> bool {
+        let mut renewing = self.slots.renewing();
+        let Some(slot) = *renewing else { return false };
+        let grain = &self.slots.grain;
+        let Some(part) = grain.small_part(slot).filter(|_| !self.is_poisoned()) else {
+            *renewing = None;
+            self.slots.add_warm(slot);
+            if self.is_poisoned() {
+                grain.give_up();
+            }
+            return true;
+        };
+        let (at, end) = (self.layout().slot_at(slot), part.end);
+        // In short steps: all writes to the file wait for one.
+        for start in part.clone().step_by(RENEW_STEP) {
+            let step = start..start.saturating_add(RENEW_STEP as u64).min(end);
+            let renewed =
+                self.medium.renew(at.saturating_add(step.start)..at.saturating_add(step.end));
+            match renewed {
+                Ok(()) => {}
+                // It is good enough as it is.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+                Err(_) => {
+                    grain.give_up();
+                    break;
+                }
+            }
+        }
+        grain.forget_part(slot, part.start);
+        true
+    }
+
+    /// One call wrote `bytes` bytes from byte `at` of the medium on.
+    pub(crate) fn wrote(&self, at: u64, bytes: u64) {
+        if let Some(past) = at.checked_sub(self.layout.slots_at).filter(|_| self.is_cached) {
+            let (slot, inside) = (past / self.layout.slot_bytes, past % self.layout.slot_bytes);
+            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            if let Some(soon) = self.slots.grain.wrote(slot, inside, bytes) {
+                let start = at.saturating_sub(inside);
+                self.medium.expect_writes(
+                    start.saturating_add(soon.start)..start.saturating_add(soon.end),
+                );
+            }
+        }
+    }
+
     fn clear(&self, slot: u32) -> io::Result<()> {
         let at = self.layout().slot_at(slot);
         self.medium.zero(at..at.saturating_add(self.layout.slot_bytes), true)?;
@@ -293,10 +357,8 @@ impl Store {
         Ok(())
     }
 
-    /// True where a zone's data above its write pointer is never read: then nothing need be cleared
-    /// before another zone has it.
     fn shows_only_what_is_written(&self) -> bool {
-        self.shape.geometry.as_ref().is_some_and(|g| g.spec().model == Model::HostManaged)
+        shows_only_what_is_written(&self.shape)
     }
 
     /// Says what `job` needs next; what it needs of places that do not exist is done here.
@@ -347,7 +409,7 @@ impl Store {
         };
         let slot = match self.slots.of(zone) {
             // What is written of the zone, if anything, has no slot because it reads as zeroes.
-            None if fills => match self.take_slot(zone, inside != 0)? {
+            None if fills => match self.take_slot(zone, inside != 0, job.left())? {
                 Some(slot) => slot,
                 None => return Ok(Some(piece)),
             },
@@ -365,18 +427,18 @@ impl Store {
         Ok(Some(Piece { place: Place::Medium(at), bytes }))
     }
 
-    fn take_slot(&self, zone: ZoneId, clean: bool) -> Result<Option<u32>, Failure> {
+    fn take_slot(&self, zone: ZoneId, clean: bool, bytes: u64) -> Result<Option<u32>, Failure> {
         if !self.medium.is_durable() && self.slots.any_detached() {
             // A reset is as durable as it will ever be: rather a slot that has its memory than a new one.
             self.slots.release(self.slots.take_detached());
             self.reclaim().map_err(Failure::Medium)?;
         }
-        let taken = self.slots.take(zone, clean);
+        let taken = self.slots.take(zone, clean, bytes);
         if taken.is_some() || !clean || !self.slots.any_warm() {
             return Ok(taken);
         }
         self.clear_warm().map_err(Failure::Medium)?;
-        Ok(self.slots.take(zone, clean))
+        Ok(self.slots.take(zone, clean, bytes))
     }
 
     /// Does `bytes` bytes that are nowhere: they read as zeroes, and need not be made so.

@@ -223,6 +223,7 @@ impl RingEngine {
         };
         let file = self.desk.served.store.medium.file();
         let mut moved = file.map_or(0, |file| gathered.write(file.buffered).unwrap_or(0));
+        self.desk.served.store.wrote(gathered.start(), moved);
         let mut written = std::mem::take(&mut self.written);
         gathered.take(&mut written);
         for (mut job, bytes) in written.drain(..) {

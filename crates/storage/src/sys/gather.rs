@@ -39,6 +39,11 @@ impl Gathered {
         self.jobs.is_empty()
     }
 
+    /// Where what is here goes.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
     /// True when what goes to `at` follows what is here.
     pub(crate) fn is_followed_by(&self, at: u64) -> bool {
         !self.is_empty() && self.start.checked_add(self.bytes) == Some(at)
