@@ -5,6 +5,7 @@
 //! is shown are medians, their spread, and ratios: to one thread that reads and writes the same kind of
 //! file with nobody in between, and to the best peer that serves a file.
 
+mod anew;
 mod hold;
 mod pairs;
 mod peers;
@@ -43,6 +44,9 @@ const THREAD_MAPPING: &str = "thread, mapping";
 /// When a server that was left alone is looked at, and for how long.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(2);
+
+/// Bytes of a request of `zvb write`.
+const FILL_BYTES: usize = 256 << 10;
 
 /// Measure vhost-user-blk servers beside each other.
 #[derive(Parser)]
@@ -149,7 +153,7 @@ fn main() -> Result<()> {
     }
     // Of the threads: held like the others.
     let _held = hold::Held::new(&data)?;
-    let bench = Bench { zvb: &zvb, data: &data, servers: &running, arguments: &arguments };
+    let bench = Bench { place: &place, servers: &running, arguments: &arguments };
     if !arguments.pair.is_empty() {
         let all = measure_pairs(&bench)?;
         print!("{}", pairs::render(&all, &machine()));
@@ -199,14 +203,18 @@ fn wanted(only: &[String], name: &str) -> bool {
     only.is_empty() || only.iter().any(|part| name.contains(part.as_str()))
 }
 
+/// By calls as large as the requests that fill the servers' disks: the page cache keeps files in pieces as
+/// large as the calls that first wrote them.
 fn make_data(path: &Path, mib: u64) -> Result<()> {
     use std::io::Write;
     let mut file = std::fs::File::create(path)?;
     for block in 0..mib {
         let fill: Vec<u8> = (0..1u32 << 20).map(|i| (i as u64 * 31 + block) as u8).collect();
-        file.write_all(&fill)?;
+        for call in fill.chunks(FILL_BYTES) {
+            file.write_all(call)?;
+        }
     }
-    Ok(())
+    Ok(file.sync_data()?)
 }
 
 /// What the servers have in memory, and what they do while nobody asks for anything.
@@ -244,14 +252,13 @@ fn fill(zvb: &Path, server: &mut Server) -> Result<()> {
         .status()?;
     ensure!(status.success(), "cannot fill {}", server.spec.name);
     server.turn(false)?;
+    server.sync()?;
     server.hold()
 }
 
 /// All that a measurement needs.
 struct Bench<'a> {
-    zvb: &'a Path,
-    /// A file for threads with nobody in between.
-    data: &'a Path,
+    place: &'a Place<'a>,
     servers: &'a [Server],
     arguments: &'a Arguments,
 }
@@ -269,8 +276,14 @@ fn measure(bench: &Bench<'_>) -> Result<Vec<Cell>> {
     ensure!(!cells.is_empty(), "no workload has that in its name");
     for repetition in 1..=bench.arguments.repetitions {
         eprintln!("repetition {repetition} of {}", bench.arguments.repetitions);
-        for cell in &mut cells {
-            cell.take(bench)?;
+        let same = |a: &Cell, b: &Cell| a.workload == b.workload && a.depth == b.depth;
+        for group in cells.chunk_by_mut(same) {
+            // Another one is first each time.
+            let first = repetition as usize % group.len().max(1);
+            let (last, first) = group.split_at_mut(first);
+            for cell in first.iter_mut().chain(last) {
+                cell.take(bench)?;
+            }
         }
     }
     Ok(cells)
@@ -310,7 +323,11 @@ impl Cell {
         if !patience.is_zero() && !quiet::wait(patience) {
             self.disturbed += 1;
         }
-        one(bench, self).with_context(|| {
+        let measured = match self.workload.first_written {
+            Some(bytes) => anew::one(bench, self, bytes),
+            None => one(bench, self),
+        };
+        measured.with_context(|| {
             format!("{}, {} at depth {}", self.server, self.workload.name, self.depth)
         })
     }
@@ -331,7 +348,9 @@ fn row(bench: &Bench<'_>, workload: Workload, depth: u32) -> Vec<Cell> {
         disturbed: 0,
     };
     let able = bench.servers.iter().filter(|s| {
-        (s.spec.zoned || !workload.needs_zones) && (!s.spec.direct || workload.suits_direct())
+        (s.spec.zoned || !workload.needs_zones)
+            && (!s.spec.direct || workload.suits_direct())
+            && (s.spec.file.is_some() || workload.first_written.is_none())
     });
     let mut cells: Vec<Cell> = able
         .map(|Server { spec, .. }| {
@@ -355,13 +374,15 @@ fn one(bench: &Bench<'_>, cell: &mut Cell) -> Result<()> {
             server.turn(true)?;
             let measured = one_server(bench, server, cell);
             server.turn(false)?;
-            measured
+            measured?;
+            // What it leaves to be written to the disk is not to slow the next one down.
+            if cell.workload.writes() { server.sync() } else { Ok(()) }
         }
-        None => one_thread(bench, cell),
+        None => one_thread(bench, bench.place.data, cell),
     }
 }
 
-fn one_thread(bench: &Bench<'_>, cell: &mut Cell) -> Result<()> {
+fn one_thread(bench: &Bench<'_>, file: &Path, cell: &mut Cell) -> Result<()> {
     let load = Load {
         writes: cell.workload.writes(),
         random: cell.workload.rw == "randread",
@@ -370,7 +391,10 @@ fn one_thread(bench: &Bench<'_>, cell: &mut Cell) -> Result<()> {
         time: Duration::from_secs_f64(bench.arguments.seconds),
     };
     let way = if cell.server == THREAD { Way::Calls } else { Way::Mapping };
-    let measured = thread::measure(bench.data, way, load)?;
+    let measured = thread::measure(file, way, load)?;
+    if load.writes {
+        std::fs::File::open(file)?.sync_data()?;
+    }
     cell.iops.push(measured.iops);
     cell.cpu_us.push(measured.cpu_us);
     Ok(())
@@ -386,7 +410,7 @@ fn one_server(bench: &Bench<'_>, server: &Server, cell: &mut Cell) -> Result<()>
     let mut client = Command::new("taskset");
     client
         .args(["-c", ours])
-        .arg(bench.zvb)
+        .arg(bench.place.zvb)
         .args(["bench", "--json", "--rw", workload.rw, "--bs", &workload.bytes.to_string()])
         .args(["--depth", &cell.depth.to_string()])
         .args(["--queues", &workload.queues.to_string()])

@@ -56,6 +56,7 @@ fn usual(program: &Path) -> Result<&'static [&'static str]> {
 }
 
 /// Where everything is.
+#[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) zvb: &'a Path,
     pub(crate) folder: &'a Path,
@@ -66,6 +67,11 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// How many pieces of `bytes` bytes a disk has.
+    pub(crate) fn pieces(&self, bytes: usize) -> u64 {
+        (self.mib << 20) / bytes as u64
+    }
+
     fn socket(&self, name: &str) -> PathBuf {
         self.folder.join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-") + ".sock")
     }

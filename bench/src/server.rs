@@ -93,6 +93,13 @@ impl Server {
         Ok(())
     }
 
+    /// Has what was written to its disk written to the file below, and waits for that.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let Some(file) = &self.spec.file else { return Ok(()) };
+        let synced = std::fs::File::open(file).and_then(|file| file.sync_data());
+        synced.with_context(|| format!("cannot sync {}", file.display()))
+    }
+
     /// Confines all its threads, and those that they start, to `processors`.
     pub(crate) fn pin(&self, processors: &str) -> Result<()> {
         let pinned = Command::new("taskset")

@@ -19,6 +19,9 @@ pub(crate) struct Workload {
     pub(crate) sleeps: bool,
     /// Only for disks that have zones.
     pub(crate) needs_zones: bool,
+    /// On a new disk each time, all of which was written once by requests of so many bytes, one after the
+    /// other; otherwise on the disk that all other workloads share.
+    pub(crate) first_written: Option<usize>,
 }
 
 const KIB: usize = 1024;
@@ -33,11 +36,12 @@ const BASE: Workload = Workload {
     same_zones: false,
     sleeps: false,
     needs_zones: false,
+    first_written: None,
 };
 
 /// All of them. Reads come first: what writes resets zones, and leaves the last of them half full, which is
 /// what reads below write pointers want.
-pub(crate) const WORKLOADS: [Workload; 13] = [
+pub(crate) const WORKLOADS: [Workload; 14] = [
     Workload { name: "4 KiB random read", ..BASE },
     Workload { name: "4 KiB random read, client sleeps", depths: &[1, 32], sleeps: true, ..BASE },
     Workload { name: "4 KiB random read, 2 queues", depths: &[32], queues: 2, ..BASE },
@@ -92,12 +96,20 @@ pub(crate) const WORKLOADS: [Workload; 13] = [
         ..BASE
     },
     Workload { name: "128 KiB write", rw: "write", bytes: 128 * KIB, ..BASE },
+    Workload {
+        name: "128 KiB write, disk first written by 4 KiB",
+        rw: "write",
+        bytes: 128 * KIB,
+        depths: &[32],
+        first_written: Some(4 * KIB),
+        ..BASE
+    },
 ];
 
 impl Workload {
     /// Whether it is one of the few for servers that go past the page cache: what the disk below can do.
     pub(crate) fn suits_direct(&self) -> bool {
-        self.queues == 1 && !self.sleeps && !self.needs_zones
+        self.queues == 1 && !self.sleeps && !self.needs_zones && self.first_written.is_none()
     }
 
     pub(crate) fn writes(&self) -> bool {
