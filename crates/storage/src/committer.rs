@@ -19,6 +19,10 @@ const RECLAIM_EVERY: Duration = Duration::from_millis(5);
 /// How often, at most, where the medium is full and writes wait for the space.
 const RECLAIM_LOOKS: u32 = 40;
 
+/// How many times as long as it takes to renew a part of a slot nothing more is renewed: writes are to have
+/// most of the file's, and of a processor's, time.
+const RENEW_PAUSE: u32 = 4;
+
 /// How long a slot that was let go is kept as it is, for the next zone that wants one.
 const KEEP_WARM: Duration = Duration::from_secs(1);
 
@@ -289,7 +293,10 @@ impl Thread {
 
 impl Shared {
     fn run(&self, store: &Store) {
-        while let Some(Work { flushes, starved, commit, resets, clear, full }) = self.wait(store) {
+        // When the next part of a slot may be renewed.
+        let mut rested = Instant::now();
+        while let Some(work) = self.wait(store, rested) {
+            let Work { flushes, starved, commit, resets, clear, full } = work;
             if resets && !commit {
                 // A failure has poisoned the store: those that wait find out when they try again.
                 let _ = store.commit_resets();
@@ -323,21 +330,30 @@ impl Shared {
                 std::thread::sleep(RECLAIM_EVERY);
                 lock(&self.asked).starved.extend(starved);
             }
-            while lock(&self.asked).is_nothing() && store.renew() {}
+            let now = Instant::now();
+            if now >= rested && store.slots.any_to_renew() && lock(&self.asked).is_nothing() {
+                store.renew();
+                let end = Instant::now();
+                rested = end + end.saturating_duration_since(now) * RENEW_PAUSE;
+            }
         }
     }
 
     /// What is to be done next; `None` at the end.
-    fn wait(&self, store: &Store) -> Option<Work> {
+    fn wait(&self, store: &Store, rested: Instant) -> Option<Work> {
         let mut asked = lock(&self.asked);
         let mut idle = false;
         loop {
             if asked.stop {
                 return None;
             }
-            if !asked.is_nothing() || store.slots.any_to_renew() {
+            if !asked.is_nothing() {
                 break;
             }
+            let renewal = store.slots.any_to_renew().then(|| {
+                let left = rested.saturating_duration_since(Instant::now());
+                (left, false)
+            });
             let patience = match () {
                 () if store.is_poisoned() => None,
                 () if store.slots.any_released() => Some((RECLAIM_EVERY, false)),
@@ -346,7 +362,7 @@ impl Shared {
                 }
                 () => None,
             };
-            if let Some((patience, clear)) = patience {
+            if let Some((patience, clear)) = patience.into_iter().chain(renewal).min() {
                 let waited = self.wake.wait_timeout(asked, patience);
                 let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                 asked = guard;

@@ -422,6 +422,50 @@ mod tests {
     }
 
     #[test]
+    fn large_writes_get_large_pieces_and_small_writes_leave_them_theirs() {
+        let slots = slots();
+        for slot in [0, 1, 3] {
+            slots.grain.wrote(slot, 0, if slot == 1 { WIDE } else { 4096 });
+            slots.add_warm(slot);
+        }
+        assert_eq!(slots.take(ZONE, false, WIDE), Some(1));
+        assert_eq!(slots.take(ZoneId(2), false, 4096), Some(3), "the last one that suits");
+        slots.detach(ZONE);
+        assert_eq!(slots.take(ZONE, false, WIDE), Some(0), "rather than none");
+    }
+
+    #[test]
+    fn a_slot_that_is_renewed_is_nobodys() {
+        let slots = slots();
+        slots.grain.wrote(1, 0, 4096);
+        slots.add_warm(1);
+        slots.add_warm(3);
+        assert!(!slots.any_to_renew());
+        slots.grain.wrote(1, 0, WIDE);
+        assert!(slots.any_to_renew());
+        let renewing = slots.renewing();
+        assert_eq!(*renewing, Some(1));
+        assert_eq!(slots.take(ZoneId(0), false, WIDE), Some(2), "it has one");
+        assert_eq!(slots.take(ZONE, false, 4096), Some(3));
+        slots.free().iter().for_each(|_| assert!(slots.take(ZoneId(2), false, 1).is_some()));
+        slots.detach(ZoneId(2));
+        lock(&slots.shared).free.clear();
+        assert_eq!(slots.take(ZoneId(2), false, WIDE), None, "somebody is at it");
+        drop(renewing);
+        assert!(slots.any_kept() && slots.any_to_renew());
+        assert_eq!(slots.take(ZoneId(2), true, WIDE), None, "not clean");
+        assert_eq!(slots.take(ZoneId(2), false, WIDE), Some(1), "the last resort");
+        assert!(!slots.any_to_renew());
+        slots.detach(ZoneId(2));
+        slots.add_warm(1);
+        assert_eq!(*slots.renewing(), Some(1));
+        assert_eq!(slots.take_warm(), [1], "to be cleared, with all others");
+        slots.add_free(1);
+        slots.add_warm(1);
+        assert!(!slots.any_to_renew(), "nothing of it is cached any more");
+    }
+
+    #[test]
     fn it_is_said_once_that_slots_are_wanted_which_others_let_go_of() {
         let slots = slots();
         slots.take(ZONE, false, 4096);

@@ -13,7 +13,7 @@ use super::{Desk, Job, Kind, Outcome, Served, run, transfer};
 use crate::committer::Committer;
 use crate::medium::MediumFile;
 use crate::store::Step;
-use crate::sys::{Finished, Gathered, Patience, Ring, is_aligned, read_at};
+use crate::sys::{CALL_BYTES_MAX, Finished, Gathered, Patience, Ring, is_aligned, read_at};
 use crate::volume::{Done, Engine, Failure, Io};
 
 /// Keeps operations in flight in an io_uring.
@@ -32,6 +32,8 @@ pub(crate) struct RingEngine {
     queue: VecDeque<Job>,
     /// Reads in `queue` that may be cached.
     due: usize,
+    /// Bytes of writes in `queue` that are done at once.
+    due_bytes: u64,
     /// Writes of a batch that go out in one call, for each of some places that are written to in turn.
     gathered: [Gathered; PLACES],
     /// The one that goes out first when another is wanted.
@@ -52,6 +54,10 @@ impl fmt::Debug for RingEngine {
 
 /// Places that a batch of writes may go to in turn and still have few calls: open zones.
 const PLACES: usize = 8;
+
+/// Bytes of writes that are as near to their answers as one read: sixteenths of what goes out in one call, so
+/// that short writes are gathered, and those that fill calls are answered soon.
+const DUE_BYTES: u64 = CALL_BYTES_MAX / 16;
 
 /// Writes that there is room for from the beginning, for each place.
 const ROOM: usize = 64;
@@ -93,6 +99,7 @@ impl RingEngine {
             pin: None,
             queue: VecDeque::new(),
             due: 0,
+            due_bytes: 0,
             gathered: std::array::from_fn(|_| Gathered::with_room(room)),
             oldest: 0,
             written: Vec::with_capacity(room),
@@ -289,7 +296,7 @@ impl RingEngine {
         if !self.queue.is_empty() {
             self.open_batch();
         }
-        self.due = 0;
+        (self.due, self.due_bytes) = (0, 0);
         // Where the next read begins.
         let mut place = None;
         while let Some(mut job) = self.queue.pop_front() {
@@ -324,6 +331,9 @@ impl Engine for RingEngine {
         let job = Job::new(io);
         if job.kind == Kind::Read && self.cache.is_some() {
             self.due = self.due.saturating_add(1);
+        }
+        if job.kind == Kind::Write && !self.all {
+            self.due_bytes = self.due_bytes.saturating_add(job.len);
         }
         self.queue.push_back(job);
     }
@@ -362,7 +372,8 @@ impl Engine for RingEngine {
     }
 
     fn due(&self) -> usize {
-        self.due
+        let written = usize::try_from(self.due_bytes / DUE_BYTES).unwrap_or(usize::MAX);
+        self.due.saturating_add(written)
     }
 
     fn event(&self) -> Option<BorrowedFd<'_>> {
