@@ -67,7 +67,7 @@ filled() {
     local n
     mkdir "/tmp/fs/$1/tree"
     cp -a /usr/sbin /usr/share/bash-completion "/tmp/fs/$1/tree"
-    for ((n = 0; n < 300; n++)); do head -c $((n * 97)) /dev/urandom >"/tmp/fs/$1/tree/$n"; done
+    for ((n = 0; n < 100; n++)); do head -c $((n * 291)) /dev/urandom >"/tmp/fs/$1/tree/$n"; done
 }
 
 # tree_sum S: of the names in that tree, and what is in them.

@@ -134,10 +134,11 @@ enter() {
 }
 
 run_cell() {
-    local id shared=()
+    local id mine=() shared=()
     kernel=$1 vcpus=$2 cell=$results/$1-$2
     mkdir -p "$cell"
-    for id in "${ids[@]}"; do [ "${vm[$id]}" = own ] || shared+=("$id"); done
+    for id in "${ids[@]}"; do elsewhere "$id" "$kernel" "$vcpus" || mine+=("$id"); done
+    for id in "${mine[@]}"; do [ "${vm[$id]}" = own ] || shared+=("$id"); done
     [ ${#shared[@]} -eq 0 ] || { (shared_guest "${shared[@]}") & hand_down $!; wait $! || true; }
-    for id in "${ids[@]}"; do [ "${vm[$id]}" != own ] || { (own_guest "$id") & hand_down $!; wait $! || true; }; done
+    for id in "${mine[@]}"; do [ "${vm[$id]}" != own ] || { (own_guest "$id") & hand_down $!; wait $! || true; }; done
 }

@@ -23,7 +23,6 @@ scenario() {
 each make
 each mounted
 each filled
-each sound
 EOS
     trees=$(inside_files <<<"each tree_sum")
     echo "the trees: $trees"

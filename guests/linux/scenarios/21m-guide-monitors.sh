@@ -1,4 +1,5 @@
 # the guide's lines that start a guest with QEMU, run
+once=kernel
 
 # told FOLDER LINE: the guest that was started there said this of its disk.
 told() {

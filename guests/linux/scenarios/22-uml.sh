@@ -1,4 +1,5 @@
 # User-Mode Linux: attaches, writes, reads, sees the disk grow
+once=run
 
 # on_uml OPTION...: a disk made by `zvb create` with these options, in User-Mode Linux. What is said there is in
 # $folder/said.

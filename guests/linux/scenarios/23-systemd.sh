@@ -1,4 +1,5 @@
 # systemd: a socket that starts the server; ready, ended, again
+once=kernel
 needs_in_guest "$zvb" "$here"/../../dist/systemd/zvb@.{service,socket}
 
 scenario() {
