@@ -60,9 +60,12 @@ struct Arguments {
     /// MiB of each disk
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(256..=1 << 20))]
     size: u64,
-    /// Only workloads whose name contains this; several of them, with commas
+    /// Only workloads of this name, or else whose name contains this; several of them, with commas
     #[arg(long, value_delimiter = ',')]
     workloads: Vec<String>,
+    /// Only these depths, of those that a workload has
+    #[arg(long, value_delimiter = ',')]
+    depths: Vec<u32>,
     /// Only servers whose name contains this; several of them, with commas
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -192,6 +195,21 @@ impl Arguments {
         }
     }
 
+    /// What is measured: workloads and their depths.
+    fn cells(&self) -> Vec<(Workload, u32)> {
+        let is_name = |part: &String| WORKLOADS.iter().any(|workload| workload.name == part);
+        let wants = |name: &str| {
+            let matches =
+                |part: &String| name == part || !is_name(part) && name.contains(part.as_str());
+            self.workloads.is_empty() || self.workloads.iter().any(matches)
+        };
+        let depths = |depth: &u32| self.depths.is_empty() || self.depths.contains(depth);
+        let workloads = WORKLOADS.into_iter().filter(|workload| wants(workload.name));
+        workloads
+            .flat_map(|w| w.depths.iter().copied().filter(depths).map(move |d| (w, d)))
+            .collect()
+    }
+
     fn write_json(&self, all: &serde_json::Value) -> Result<()> {
         let Some(path) = &self.json else { return Ok(()) };
         std::fs::write(path, serde_json::to_string_pretty(all)?)
@@ -265,13 +283,8 @@ struct Bench<'a> {
 
 fn measure(bench: &Bench<'_>) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
-    for workload in WORKLOADS {
-        if !wanted(&bench.arguments.workloads, workload.name) {
-            continue;
-        }
-        for depth in workload.depths {
-            cells.extend(row(bench, workload, *depth));
-        }
+    for (workload, depth) in bench.arguments.cells() {
+        cells.extend(row(bench, workload, depth));
     }
     ensure!(!cells.is_empty(), "no workload has that in its name");
     for repetition in 1..=bench.arguments.repetitions {
@@ -292,15 +305,12 @@ fn measure(bench: &Bench<'_>) -> Result<Vec<Cell>> {
 /// Pairs in turn; each time the other one is first.
 fn measure_pairs(bench: &Bench<'_>) -> Result<Vec<Both>> {
     let mut all = Vec::new();
-    for workload in WORKLOADS.into_iter().filter(|w| wanted(&bench.arguments.workloads, w.name)) {
-        for depth in workload.depths {
-            for pair in &bench.arguments.pair {
-                let find = |name: &str| {
-                    row(bench, workload, *depth).into_iter().find(|c| c.server == name)
-                };
-                if let (Some(one), Some(other)) = (find(&pair.one), find(&pair.other)) {
-                    all.push(Both { one, other });
-                }
+    for (workload, depth) in bench.arguments.cells() {
+        for pair in &bench.arguments.pair {
+            let find =
+                |name: &str| row(bench, workload, depth).into_iter().find(|c| c.server == name);
+            if let (Some(one), Some(other)) = (find(&pair.one), find(&pair.other)) {
+                all.push(Both { one, other });
             }
         }
     }
