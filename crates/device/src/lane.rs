@@ -269,7 +269,9 @@ impl Lane {
     fn read(&mut self, index: u32, at: Sector, sectors: Sector) {
         let mut data_sectors = sectors;
         if let Some(table) = &self.session.device.table {
-            match check_read(&table.geometry(), at, sectors, |zone| table.snapshot(zone)) {
+            let look =
+                |geometry: &_| check_read(geometry, at, sectors, |zone| table.snapshot(zone));
+            match table.with_geometry(look) {
                 Ok(plan) => data_sectors = plan.data,
                 Err(refusal) => return self.answer(index, refusal.status(), 0),
             }

@@ -46,12 +46,18 @@ impl Table {
 
     /// How the disk is divided now.
     pub(crate) fn geometry(&self) -> Geometry {
+        self.with_geometry(|geometry| *geometry)
+    }
+
+    /// The same, to look at: nothing is copied for a disk that has the size it began with.
+    #[inline]
+    pub(crate) fn with_geometry<R>(&self, look: impl FnOnce(&Geometry) -> R) -> R {
         let capacity = Sector(self.capacity.load(Ordering::Acquire));
         if capacity == self.geometry.spec().capacity {
-            return self.geometry;
+            return look(&self.geometry);
         }
         // It was checked when it became that.
-        self.geometry.with_capacity(capacity).unwrap_or(self.geometry)
+        look(&self.geometry.with_capacity(capacity).unwrap_or(self.geometry))
     }
 
     /// Makes the disk larger, as the volume is already. Whatever reads a new geometry from here on finds a

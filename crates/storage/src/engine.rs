@@ -285,14 +285,18 @@ enum Outcome {
     Starved,
 }
 
-/// Does all that is left of `job`, waiting for the medium.
-fn run(store: &Store, job: &mut Job) -> Outcome {
+/// Does all that is left of `job`, waiting for the medium. It goes on at `first`, where that is known: so many
+/// bytes at this byte of the medium.
+fn run(store: &Store, job: &mut Job, mut first: Option<(u64, u64)>) -> Outcome {
     loop {
-        let (at, bytes) = match store.step(job) {
-            Step::Finished => return Outcome::Finished(Ok(())),
-            Step::Starved => return Outcome::Starved,
-            Step::Failed(failure) => return Outcome::Finished(Err(failure)),
-            Step::Transfer { at, bytes } => (at, bytes),
+        let (at, bytes) = match first.take() {
+            Some(place) => place,
+            None => match store.step(job) {
+                Step::Finished => return Outcome::Finished(Ok(())),
+                Step::Starved => return Outcome::Starved,
+                Step::Failed(failure) => return Outcome::Finished(Err(failure)),
+                Step::Transfer { at, bytes } => (at, bytes),
+            },
         };
         match transfer(store, job, at, bytes) {
             Ok(0) => return Outcome::Finished(Err(store.ended_early(job))),

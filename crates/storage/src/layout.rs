@@ -149,14 +149,23 @@ impl Layout {
         if left == 0 {
             return None;
         }
-        let zone = u32::try_from(position.checked_div(self.zone_bytes)?).ok()?;
-        let inside = position % self.zone_bytes;
+        let (zone, inside) = self.split(position)?;
+        let zone = u32::try_from(zone).ok()?;
         let place = |place, end: u64| Piece { place, bytes: left.min(end.saturating_sub(inside)) };
         Some(if inside < self.zone_capacity {
             place(Place::Zone(ZoneId(zone), inside), self.zone_capacity)
         } else {
             place(Place::Void, self.zone_bytes)
         })
+    }
+
+    /// The zone of `position`, and the byte of it: a shift, where the size of zones is a power of two.
+    fn split(&self, position: u64) -> Option<(u64, u64)> {
+        let size = self.zone_bytes;
+        if size.is_power_of_two() {
+            return Some((position >> size.trailing_zeros(), position & size.wrapping_sub(1)));
+        }
+        Some((position.checked_div(size)?, position.checked_rem(size)?))
     }
 }
 
@@ -237,6 +246,19 @@ mod tests {
         assert_eq!(layout.piece(u64::MAX, 1), None);
         let inside = layout.piece(3 * 24 * 512 + 1000, 8).unwrap();
         assert_eq!(inside, Piece { place: Place::Zone(ZoneId(3), 1000), bytes: 8 });
+    }
+
+    #[test]
+    fn positions_are_split_by_shifts_as_by_divisions() {
+        for zone_bytes in [1, 512, 24 * 512, 64 << 20, 1 << 63] {
+            let layout = Layout { zone_bytes, ..Layout::new(&shape(), 0, None, 4096).unwrap() };
+            for position in [0, 1, 511, 512, 12_287, 12_288, (64 << 20) - 1, 64 << 20, u64::MAX] {
+                let split = Some((position / zone_bytes, position % zone_bytes));
+                assert_eq!(layout.split(position), split, "{position} by {zone_bytes}");
+            }
+        }
+        let none = Layout { zone_bytes: 0, ..Layout::new(&shape(), 0, None, 4096).unwrap() };
+        assert_eq!(none.split(5), None);
     }
 
     #[test]

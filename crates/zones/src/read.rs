@@ -53,21 +53,30 @@ pub fn check_read(
     let Some((first, last)) = zones_of(geometry, at, sectors)? else {
         return Ok(ReadPlan { data: Sector::ZERO });
     };
-    // Sequential-required zones are the last of the disk, where there are any.
-    let sequential = geometry.zone_type(last) == ZoneType::SequentialRequired;
-    if sequential && first != last {
-        return Err(Refusal::CrossesZones);
-    }
-    for zone in first.0..=last.0 {
-        if snapshot_of(ZoneId(zone)).condition() == Condition::Offline {
+    if first == last {
+        // As nearly all reads are.
+        let state = snapshot_of(first);
+        if state.condition() == Condition::Offline {
             return Err(Refusal::ZoneOffline);
         }
+        let data = match geometry.zone_type(first) {
+            ZoneType::SequentialRequired => {
+                let end_of_data = geometry.start(first).0 + state.written().0;
+                sectors.min(Sector(end_of_data.saturating_sub(at.0)))
+            }
+            ZoneType::Conventional | ZoneType::SequentialPreferred => sectors,
+        };
+        return Ok(ReadPlan { data });
     }
-    if !sequential {
-        return Ok(ReadPlan { data: sectors });
+    // Sequential-required zones are the last of the disk, where there are any.
+    if geometry.zone_type(last) == ZoneType::SequentialRequired {
+        return Err(Refusal::CrossesZones);
     }
-    let end_of_data = geometry.start(first).0 + snapshot_of(first).written().0;
-    Ok(ReadPlan { data: sectors.min(Sector(end_of_data.saturating_sub(at.0))) })
+    let offline = |zone| snapshot_of(ZoneId(zone)).condition() == Condition::Offline;
+    if (first.0..=last.0).any(offline) {
+        return Err(Refusal::ZoneOffline);
+    }
+    Ok(ReadPlan { data: sectors })
 }
 
 /// The first and the last zone that a range touches; `None` for nothing at the very end of the disk. An

@@ -273,7 +273,7 @@ impl RingEngine {
                 (Some(Errno::INTR | Errno::AGAIN), _) => 0,
                 // Not on this file system: the medium knows other ways.
                 (Some(Errno::OPNOTSUPP | Errno::NOSYS), Kind::Zero { .. }) => {
-                    return match run(self.desk.store(), &mut job) {
+                    return match run(self.desk.store(), &mut job, None) {
                         Outcome::Finished(result) => self.end(job, result),
                         // Only writes ask for slots.
                         Outcome::Starved => self.end(job, Err(Failure::Unsupported)),

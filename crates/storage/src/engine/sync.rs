@@ -21,14 +21,14 @@ impl SyncEngine {
         Ok(Self { desk: Desk::new(served)?, queue: VecDeque::new() })
     }
 
-    /// Does `job`, or leaves it with the committer.
-    fn perform(&mut self, mut job: Job) {
+    /// Does `job`, which begins at `first` where that is known, or leaves it with the committer.
+    fn perform(&mut self, mut job: Job, mut first: Option<(u64, u64)>) {
         if job.kind == Kind::Flush {
             return self.desk.flush(job);
         }
         loop {
             let epoch = self.desk.pins.enter(&self.desk.served.store.slots);
-            let outcome = run(self.desk.store(), &mut job);
+            let outcome = run(self.desk.store(), &mut job, first.take());
             self.desk.pins.leave(epoch);
             match outcome {
                 Outcome::Finished(result) => return self.desk.finish(job, result),
@@ -51,21 +51,24 @@ impl Engine for SyncEngine {
             return;
         }
         let pin = self.desk.pin_batch();
+        // Where the next read begins.
+        let mut place = None;
         while let Some(job) = self.queue.pop_front() {
-            if pin.is_some()
-                && let Some(next) = self.queue.front_mut()
-                && let Some((at, bytes)) = self.desk.place_of_read(next)
-            {
+            let first = std::mem::take(&mut place);
+            if pin.is_some() {
+                place = self.queue.front_mut().and_then(|next| self.desk.place_of_read(next));
+            }
+            if let Some((at, bytes)) = place {
                 self.desk.store().medium.expect(at, bytes);
             }
-            self.perform(job);
+            self.perform(job, first);
         }
         self.desk.unpin_batch(pin);
     }
 
     fn reap(&mut self, done: &mut Vec<Done>) {
         for job in self.desk.collect() {
-            self.perform(job);
+            self.perform(job, None);
         }
         done.append(&mut self.desk.done);
     }
