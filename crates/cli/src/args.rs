@@ -251,7 +251,7 @@ pub(crate) struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(..=100_000))]
     pub(crate) poll: u32,
 
-    /// Keep what the server does not need (files, sockets, processes) within its reach
+    /// Do not confine the server (seccomp, Landlock)
     #[arg(long)]
     pub(crate) no_sandbox: bool,
 

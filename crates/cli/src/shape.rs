@@ -14,43 +14,44 @@ const ZONES_MIN: u64 = 16;
 const BLOCK_SIZE: u64 = 4096;
 /// The append limit, where the zones are not smaller.
 const MAX_APPEND: u64 = 512 << 10;
+/// Where the help lists what follows. (A heading of the whole struct would be that of all options after it, too.)
+const GEOMETRY: &str = "Geometry";
 
 /// How the disk is divided. Sizes take K, M, G, T (powers of 1024), KB, MB, ... (powers of 1000).
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Geometry")]
 pub(crate) struct ShapeArgs {
     /// Size of every zone but perhaps the last; any multiple of the block size
     /// [default: 256M, or less, so that a small disk has 16 zones]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, help_heading = GEOMETRY, value_name = "SIZE")]
     pub(crate) zone_size: Option<Size>,
 
     /// What can be written of a sequential zone [default: the zone size]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, help_heading = GEOMETRY, value_name = "SIZE")]
     pub(crate) zone_capacity: Option<Size>,
 
     /// How many zones, from the start, are conventional (written anywhere) [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = GEOMETRY, value_name = "N")]
     pub(crate) conventional: Option<u32>,
 
     /// What kind of disk [default: host-managed]
-    #[arg(long, value_name = "MODEL", value_enum)]
+    #[arg(long, help_heading = GEOMETRY, value_name = "MODEL", value_enum)]
     pub(crate) model: Option<ModelArg>,
 
     /// Most zones open at a time; 0 for no limit [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = GEOMETRY, value_name = "N")]
     pub(crate) max_open: Option<u32>,
 
     /// Most zones open or closed (active) at a time; 0 for no limit [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = GEOMETRY, value_name = "N")]
     pub(crate) max_active: Option<u32>,
 
     /// Largest append; 0 for a disk without appends [default: 512K]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, help_heading = GEOMETRY, value_name = "SIZE")]
     pub(crate) max_append: Option<Size>,
 
     /// Logical block size, and what writes are a multiple of: a power of two from 512 to 64K
     /// [default: 4096]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, help_heading = GEOMETRY, value_name = "SIZE")]
     pub(crate) block_size: Option<Size>,
 }
 

@@ -76,7 +76,7 @@ impl Source {
     /// Finds out that there is such a disk, before anything else is done for it.
     pub(crate) fn find(&self) -> Result<(), OpenError> {
         match self {
-            Self::Image(path) if !path.exists() => inspect(path).map(|_| ()),
+            Self::Image(path) if !path.is_file() => inspect(path).map(|_| ()),
             _ => Ok(()),
         }
     }

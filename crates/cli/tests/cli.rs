@@ -527,8 +527,22 @@ fn a_disk_that_is_not_there_is_told_of_first() {
     {
         let run = place.run(line);
         assert_eq!(run.code(), 1, "{line:?}");
-        assert_eq!(run.err(), format!("zvb: {device}: there is no such device\n"), "{line:?}");
+        assert_eq!(
+            run.err(),
+            format!(
+                "zvb: {device}: there is no such device; `lsblk` lists those that this host has\n"
+            ),
+            "{line:?}"
+        );
     }
+    // A folder has no name that a disk could have: it is what is said.
+    for line in [&["attach", "."][..], &["attach", "/"], &["serve", ".", "--socket-path", "s"]] {
+        let run = place.run(line);
+        assert_eq!(run.code(), 1, "{line:?}");
+        assert!(run.err().contains("a directory, not an image file"), "{line:?}: {}", run.err());
+    }
+    let run = place.run(&["serve", "mem:64M", "--socket-path", "nowhere/s"]);
+    assert!(run.err().contains("the folder nowhere is not there: make it, or"), "{}", run.err());
     let run = place.run(&["info", "/dev/shm/zvb-test-no-such-image"]);
     assert!(run.err().contains("no such file"), "{}", run.err());
 }

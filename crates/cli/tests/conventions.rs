@@ -202,6 +202,32 @@ fn completions_know_every_command_and_its_options() {
 }
 
 #[test]
+fn the_help_lists_the_geometry_apart_and_nothing_else_with_it() {
+    let place = Place::new();
+    let geometry = [
+        "--zone-size",
+        "--zone-capacity",
+        "--conventional",
+        "--model",
+        "--max-open",
+        "--max-active",
+        "--max-append",
+        "--block-size",
+    ];
+    for command in ["create", "serve", "attach"] {
+        let help = place.run(&[command, "--help"]).out();
+        let (_, listed) =
+            help.split_once("\nGeometry:\n").unwrap_or_else(|| panic!("{command}: {help}"));
+        let listed: Vec<&str> = listed
+            .lines()
+            .take_while(|line| line.is_empty() || line.starts_with(' '))
+            .filter_map(|line| line.split_whitespace().find(|_| line.trim_start().starts_with('-')))
+            .collect();
+        assert_eq!(listed, geometry, "{command}");
+    }
+}
+
+#[test]
 fn there_is_a_manual_page_for_every_command() {
     let place = Place::new();
     place.run(&["man", "pages"]).ok();
@@ -228,6 +254,12 @@ fn there_is_a_manual_page_for_every_command() {
         assert!(page("zvb.1").contains(&format!("zvb\\-{command}(1)")), "{command} in zvb.1");
     }
     assert!(page("zvb-serve.1").contains("\\-\\-socket\\-path"));
+    let source = format!("\"zvb {}\"", env!("CARGO_PKG_VERSION"));
+    for name in &pages {
+        let page = page(name);
+        let title = page.lines().find(|line| line.starts_with(".TH")).unwrap();
+        assert!(title.contains(&source), "{name}: {title}");
+    }
     // Without -a, modprobe takes the names after the first for parameters.
     assert!(page("zvb-attach.1").contains("modprobe \\-a vduse virtio_vdpa virtio_blk"));
 }

@@ -250,6 +250,9 @@ impl Lane {
 
     /// Starts a request that was just parsed: at once when it needs no decision about zones.
     fn begin(&mut self, index: u32) {
+        if self.session.is_turned_away() {
+            return self.answer(index, Status::IOERR, 0);
+        }
         if self.armed && self.hurt_at_start(index) {
             return;
         }

@@ -54,6 +54,8 @@ pub struct Session {
     pub(crate) device: Arc<Device>,
     features: AtomicU64,
     negotiated: AtomicBool,
+    /// The driver was refused and goes on all the same.
+    turned_away: AtomicBool,
     writeback: AtomicBool,
     pub(crate) mailboxes: Box<[Mailbox]>,
     /// Lanes that have a request waiting for another's I/O.
@@ -67,6 +69,7 @@ impl Session {
             device,
             features: AtomicU64::new(0),
             negotiated: AtomicBool::new(false),
+            turned_away: AtomicBool::new(false),
             writeback: AtomicBool::new(true),
             mailboxes,
             waiting: AtomicU32::new(0),
@@ -90,8 +93,21 @@ impl Session {
             features.contains(Features::CONFIG_WCE) && !features.contains(Features::FLUSH);
         self.writeback.store(!begins_writethrough, Ordering::Relaxed);
         self.features.store(features.bits(), Ordering::Relaxed);
+        self.turned_away.store(false, Ordering::Relaxed);
         self.negotiated.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// A driver whose `features` were refused uses its queues all the same, because it was not told or does not
+    /// listen: lanes run, and answer every request with IOERR. Silence would have it wait for ever.
+    pub fn turn_away(&self, features: Features) {
+        self.features.store(features.bits(), Ordering::Relaxed);
+        self.turned_away.store(true, Ordering::Relaxed);
+        self.negotiated.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.turned_away.load(Ordering::Relaxed)
     }
 
     /// True once a driver's features were accepted.
@@ -113,7 +129,8 @@ impl Session {
     pub fn config(&self) -> Config {
         let mut config = self.device.config();
         config.writeback = self.writeback.load(Ordering::Relaxed).into();
-        if self.is_negotiated() && !self.features().contains(Features::ZONED) {
+        let accepted = self.is_negotiated() && !self.is_turned_away();
+        if accepted && !self.features().contains(Features::ZONED) {
             config.zoned = ZonedCharacteristics::default();
         }
         config

@@ -21,6 +21,7 @@ use zvb_host::vhost_user::{FrontendRequest as R, MemoryRegion, SingleRegion, Vri
 use zvb_wire::Features;
 
 const OK: u8 = 0;
+const IOERR: u8 = 1;
 const UNTOUCHED: u8 = 0xff;
 
 fn rig() -> Rig {
@@ -669,19 +670,58 @@ fn a_driver_that_knows_no_zones_is_told_by_features_ok() {
     assert_eq!(raw.request(R::SET_FEATURES, &U64::new(without.bits()), &[]), 0);
     let memory = raw.add_memory(1 << 20);
     raw.describe_queue(0);
+    let call = raw.event(R::SET_VRING_CALL, 0);
     let kicks = raw.event(R::SET_VRING_KICK, 0);
     assert_eq!(raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
     assert_eq!(raw.status(11), 0);
     assert_eq!(raw.ask(R::GET_STATUS), 3, "FEATURES_OK is not set");
     rig.log.wait_for("host-managed");
-    // A driver, or a VMM, that goes on all the same is not served.
-    assert_eq!(raw.status(15), 0);
-    assert_eq!(raw.ask(R::GET_STATUS), 7);
     ask_id(&memory, 0, 0);
     kick(&kicks);
     std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(status(&memory, 0), UNTOUCHED);
+    assert_eq!(status(&memory, 0), UNTOUCHED, "not before DRIVER_OK");
+    // One that goes on all the same is not left to wait.
+    assert_eq!(raw.status(15), 0);
+    assert_eq!(raw.ask(R::GET_STATUS), 7);
+    wait_for(&call);
+    assert_eq!(status(&memory, 0), IOERR);
     drop(raw);
+
+    // Nor one that QEMU has told that FEATURES_OK is set: with DRIVER_OK from the frontend (7), or without.
+    for goes_on in [None, Some(7)] {
+        let raw = Raw::negotiated(&rig.path, true);
+        assert_eq!(raw.request(R::SET_FEATURES, &U64::new(without.bits()), &[]), 0);
+        assert_eq!(raw.status(8), 0);
+        assert_eq!(raw.ask(R::GET_STATUS), 0);
+        let memory = raw.add_memory(1 << 20);
+        raw.describe_queue(0);
+        let call = raw.event(R::SET_VRING_CALL, 0);
+        let kicks = raw.event(R::SET_VRING_KICK, 0);
+        assert_eq!(raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
+        if let Some(status) = goes_on {
+            assert_eq!(raw.status(status), 0);
+        }
+        rig.log.wait_for("queue 0: the driver goes on all the same");
+        ask_id(&memory, 0, 0);
+        kick(&kicks);
+        wait_for(&call);
+        assert_eq!(status(&memory, 0), IOERR);
+        // The next driver knows zones, and no status of 0 comes between.
+        assert_eq!(raw.vring_base(0), 1);
+        let with = without | Features::ZONED;
+        assert_eq!(raw.request(R::SET_FEATURES, &U64::new(with.bits()), &[]), 0);
+        assert_eq!(raw.status(goes_on.map_or(8, |status| status | 8)), 0);
+        rustix::io::pwrite(&memory, &[0; 4096], 0).unwrap();
+        raw.describe_queue(0);
+        let call = raw.event(R::SET_VRING_CALL, 0);
+        assert_eq!(raw.state(R::SET_VRING_BASE, 0, 0), 0);
+        let kicks = raw.event(R::SET_VRING_KICK, 0);
+        assert_eq!(raw.state(R::SET_VRING_ENABLE, 0, 1), 0);
+        ask_id(&memory, 0, 0);
+        kick(&kicks);
+        wait_for(&call);
+        assert_eq!(status(&memory, 0), OK);
+    }
 
     // Without STATUS there is no way to say no but to end.
     let raw = Raw::negotiated(&rig.path, false);

@@ -59,6 +59,14 @@ pub enum HostError {
         #[source]
         source: io::Error,
     },
+    /// Root may not either.
+    #[error(
+        "{} may not be opened, by root either: in a container the device must be allowed to it", .path.display()
+    )]
+    NotAllowed {
+        /// What.
+        path: PathBuf,
+    },
     /// Not with these rights.
     #[error("{} may not be opened by this user: it wants root, or the group of the device", .path.display())]
     Permission {
@@ -101,6 +109,12 @@ pub enum HostError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// It has no sectors.
+    #[error("{} is empty: nothing is plugged in, or it is not set up (a loop device without a file, say)", .path.display())]
+    Empty {
+        /// What.
+        path: PathBuf,
     },
     /// Not a size that a virtio disk has.
     #[error("{} has {sectors} sectors in blocks of {block_size} bytes, which no virtio disk has", .path.display())]
@@ -293,6 +307,12 @@ impl HostDisk {
     }
 }
 
+/// Why a device that is there may not be opened.
+fn not_permitted(path: &Path, is_root: bool) -> HostError {
+    let path = path.to_owned();
+    if is_root { HostError::NotAllowed { path } } else { HostError::Permission { path } }
+}
+
 /// Opens `path` and finds out what it is.
 fn look(
     path: &Path,
@@ -305,7 +325,7 @@ fn look(
         return Err(HostError::NotBlock { path: path_buf() });
     }
     let fd = open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| match errno {
-        Errno::ACCESS | Errno::PERM => HostError::Permission { path: path_buf() },
+        Errno::ACCESS | Errno::PERM => not_permitted(path, rustix::process::geteuid().is_root()),
         Errno::BUSY => HostError::InUse { path: path_buf() },
         Errno::ROFS => HostError::ReadOnly { path: path_buf() },
         errno => HostError::Open { path: path_buf(), source: errno.into() },
@@ -319,9 +339,11 @@ fn look(
     }
     let file = File::from(fd);
     let block = attributes.block_size;
+    if attributes.sectors == 0 {
+        return Err(HostError::Empty { path: path_buf() });
+    }
     let blocks = block.is_power_of_two()
         && (512..=65536).contains(&block)
-        && attributes.sectors != 0
         && attributes.sectors.is_multiple_of(u64::from(block) / 512);
     if !blocks {
         let (sectors, block_size) = (Sector(attributes.sectors), block);

@@ -31,7 +31,9 @@ explain() {
         echo "  -- the guest's log:"
         # A guest that did not start has none.
         log=$(ls -t "$work"/console.*.log 2>/dev/null | sed 1q || true)
-        [ ! -s "$log" ] || sed '1,/Run .init/d' "$log" | tail -40 | tr -d '\r'
+        # From its first process on, if it came as far.
+        [ ! -s "$log" ] || awk '/Run .init/ { delete line; n = 0; next } { line[n++] = $0 }
+            END { for (i = n > 40 ? n - 40 : 0; i < n; i++) print line[i] }' "$log" | tr -d '\r'
     } | sed 's/^/    /' >&9
 }
 
@@ -41,7 +43,7 @@ now() { echo $((${EPOCHREALTIME/./} / 1000)); }
 # btrfs twice when it replays it, and warns when that makes more than a zone: seen on null_blk, too (docs/interop.md).
 counted_twice='fs/btrfs/free-space-cache\.c:[0-9]+ __btrfs_add_free_space_zoned'
 console_clean() {
-    ! grep -hE '\] (BUG|WARNING): |Oops|Kernel panic|blocked for more than|rcu.*stall' "$work"/console.*.log |
+    ! grep -hE '\] (BUG|WARNING): |Oops|Kernel panic|blocked for more than' "$work"/console.*.log |
         grep -vE "$counted_twice"
 }
 

@@ -59,6 +59,10 @@ make_disk() {
     "$zvb" create "$work/$1.zvb" --force --quiet ${disk_options[$1]}
 }
 
+# unseen NAME: in a scenario's file, a disk that Linux is to refuse. Every other one that is host-managed has a report.
+unseen_disks=
+unseen() { unseen_disks+=" $id.$1 "; }
+
 # In the background: runs until this shell ends, at the latest.
 tied() { exec setpriv --pdeathsig KILL -- "$@"; }
 
@@ -119,14 +123,20 @@ vm_start() {
         -accel tcg,thread=multi -cpu max -smp "$vcpus" -m 1G \
         -object memory-backend-memfd,id=memory,size=1G,share=on -machine q35,memory-backend=memory \
         -kernel "$parts/linux-$kernel/vmlinuz" -initrd "$work/initrd" \
-        -append "console=ttyS0 panic=-1 random.trust_cpu=on mitigations=off" \
+        -append "console=ttyS0 panic=-1 random.trust_cpu=on mitigations=off rcupdate.rcu_cpu_stall_suppress=1" \
         -serial "file:$work/console.$boots.log" \
         -chardev "pipe,id=agent,path=$work/agent" -serial chardev:agent \
         -drive "if=none,id=root,file=$parts/root.ext4,format=raw,readonly=on,file.locking=off" \
         -device virtio-blk-pci,drive=root,serial=guestroot,addr=2 \
         "${arguments[@]}" >"$work/qemu.log" 2>&1 </dev/null &
     qemu_pid=$!
-    answer 240 >/dev/null || { echo "the guest did not start"; cat "$work/qemu.log"; return 1; }
+    answer 240 >"$work/said" || {
+        echo "the guest did not start:"
+        cat "$work/said" "$work/qemu.log"
+        # What QEMU ended with, if it did.
+        vm_runs || { wait "$qemu_pid" && echo "QEMU ended" || echo "QEMU ended with $?"; }
+        return 1
+    }
 }
 
 vm_runs() { [ -n "$qemu_pid" ] && kill -0 "$qemu_pid" 2>/dev/null; }
@@ -207,6 +217,12 @@ take_reports() {
 disk=\$${key##*.}
 case \$(queue zoned) in host-managed) blkzone report \$disk ;; esac
 EOS
+        case " ${disk_options[$key]} " in
+            *" --model host-managed "*) ;;
+            *" --model "*) continue ;;
+        esac
+        case $unseen_disks in *" $key "*) continue ;; esac
+        [ -s "$work/$key.inside" ] || { echo "$key: the guest has no report of its zones"; return 1; }
     done
 }
 

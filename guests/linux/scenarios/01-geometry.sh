@@ -11,6 +11,7 @@ equal "open limit" "$(queue max_open_zones)" 6
 equal "active limit" "$(queue max_active_zones)" 8
 equal "append limit" "$(queue zone_append_max_bytes)" 65536
 equal "write granularity" "$(queue zone_write_granularity)" 4096
+equal "cache, to be flushed" "$(queue write_cache)" "write back"
 equal "block size" "$(blockdev --getss "$disk")" 4096
 equal size "$(blockdev --getsize64 "$disk")" $((288 << 20))
 equal queues "$(ls -d /sys/block/${disk##*/}/mq/* | wc -l)" "$vcpus"

@@ -57,6 +57,11 @@ put 0 50 8 /tmp/data
 put 0 100 8 /tmp/other
 equal conventional "$(get 0 100 8 | sum)" "$(head -c 32768 /tmp/other | sum)"
 
+# Zeroes by a command of their own. (The kernel writes none itself when the disk says that it did.)
+blkdiscard -z -o $((102 * 4096)) -l 16384 "$disk"
+equal "zeroes written" "$(get 0 100 8 | sum)" \
+    "$({ head -c 8192 /tmp/other; head -c 16384 /dev/zero; head -c 32768 /tmp/other | tail -c 8192; } | sum)"
+
 # After a reset the old data is gone.
 blkzone reset -o $((1 * 16384)) -c 1 "$disk"
 equal "reset" "$(get 1 0 1536 | sum)" "$(head -c 6M /dev/zero | sum)"

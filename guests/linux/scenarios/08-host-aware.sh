@@ -2,6 +2,7 @@
 disk disk --size 192M --zone-size 8M --model host-aware --conventional 1 --max-open 4
 
 scenario() {
+    local before after
     inside 600 <<'EOS'
 equal "what Linux takes it for" "$(queue zoned)" none
 modprobe ext4
@@ -23,8 +24,18 @@ umount /tmp/fs
 fio --name=raw --filename="$disk" --rw=randwrite --bs=4k-256k --bsrange=4k-256k --io_size=24M --ioengine=io_uring \
     --iodepth=8 --direct=1 --verify=crc32c --do_verify=1 --verify_fatal=1 --minimal >/tmp/fio 2>&1 ||
     { cat /tmp/fio; exit 1; }
-blkdiscard "$disk"
+# Zeroes by a command of their own.
+head -c 8M /dev/urandom >/tmp/data
+dd if=/tmp/data of="$disk" bs=1M oflag=direct conv=notrunc status=none
+blkdiscard -z -o 1M -l 6M "$disk"
+cmp <(dd if="$disk" bs=1M count=8 iflag=direct status=none) \
+    <(head -c 1M /tmp/data; head -c 6M /dev/zero; tail -c 1M /tmp/data)
 EOS
+    before=$(stat -c %b "$(image disk)")
+    inside <<<'blkdiscard "$disk"'
+    after=$(stat -c %b "$(image disk)")
+    echo "the image before a discard of all, and after: $before and $after blocks"
+    [ $((after + (8 << 11))) -lt "$before" ] || { echo "nothing was discarded"; return 1; }
 }
 
 # Our own driver sees the zones that Linux does not.

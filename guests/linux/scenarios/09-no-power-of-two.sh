@@ -1,5 +1,6 @@
 # zones of no power of two: refused by Linux, served to us
 disk disk --size 120M --zone-size 12M --zone-capacity 10M
+unseen disk
 
 scenario() {
     inside <<'EOS'

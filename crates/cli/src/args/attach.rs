@@ -45,7 +45,7 @@ pub(crate) struct AttachArgs {
     #[arg(long)]
     pub(crate) secure_erase: bool,
 
-    /// Keep what the server does not need (files, sockets, processes) within its reach
+    /// Do not confine the server (seccomp, Landlock)
     #[arg(long)]
     pub(crate) no_sandbox: bool,
 

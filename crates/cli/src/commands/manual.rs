@@ -41,6 +41,10 @@ fn pages(command: &Command, name: String, folder: &Path) -> Result<()> {
 
 fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    Man::new(command.clone()).title(name).manual("zvb").render(&mut page)?;
+    Man::new(command.clone())
+        .title(name)
+        .source(concat!("zvb ", env!("CARGO_PKG_VERSION")))
+        .manual("zvb")
+        .render(&mut page)?;
     Ok(page)
 }

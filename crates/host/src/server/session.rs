@@ -151,6 +151,8 @@ pub(crate) struct Session<'a> {
     accepted: Option<Result<(), FeatureRefusal>>,
     protocol: ProtocolFeatures,
     status: DeviceStatus,
+    /// The status as the frontend wrote it last.
+    wanted: DeviceStatus,
     memory: Arc<Memory>,
     rings: Vec<Ring>,
 }
@@ -176,6 +178,7 @@ impl<'a> Session<'a> {
             accepted: None,
             protocol: ProtocolFeatures::empty(),
             status: DeviceStatus::empty(),
+            wanted: DeviceStatus::empty(),
             memory: Arc::new(Memory::new()),
             rings: (0..device.queues()).map(Ring::new).collect(),
         })
@@ -447,6 +450,7 @@ impl<'a> Session<'a> {
             self.reset();
             return Ok(());
         }
+        self.wanted = wanted;
         let mut status = wanted;
         if status.contains(DeviceStatus::FEATURES_OK)
             && let Some(Err(refusal)) = self.accepted
@@ -481,9 +485,27 @@ impl<'a> Session<'a> {
         } else {
             DeviceStatus::FEATURES_OK
         };
+        if self.goes_on_refused() {
+            return !self.memory.is_empty();
+        }
         let status = !self.protocol.contains(ProtocolFeatures::STATUS)
             || (self.status.contains(needed) && !self.status.contains(DeviceStatus::FAILED));
         status && self.accepted.is_some() && !self.memory.is_empty()
+    }
+
+    /// A driver that knows no zones goes on, though FEATURES_OK is not set. It may not have been told: QEMU sets
+    /// the bit for the guest before it asks here, and SeaBIOS then waits for an answer that must come. There is
+    /// no FEATURES_OK to wait for; otherwise as in [`may_run`](Self::may_run).
+    fn goes_on_refused(&self) -> bool {
+        let needed = if self.wanted.contains(DeviceStatus::DRIVER) {
+            DeviceStatus::DRIVER_OK
+        } else {
+            DeviceStatus::FEATURES_OK
+        };
+        matches!(self.accepted, Some(Err(FeatureRefusal::HostManagedWithoutZoned)))
+            && self.protocol.contains(ProtocolFeatures::STATUS)
+            && self.wanted.contains(needed)
+            && !self.wanted.contains(DeviceStatus::FAILED)
     }
 
     /// Back to the beginning, with the connection and its memory kept.
@@ -496,6 +518,7 @@ impl<'a> Session<'a> {
         self.features = Features::empty();
         self.accepted = None;
         self.status = DeviceStatus::empty();
+        self.wanted = DeviceStatus::empty();
     }
 
     fn change_memory(&mut self, memory: Memory) {
@@ -518,12 +541,21 @@ impl<'a> Session<'a> {
             // Without a status there is no NEEDS_RESET to look at.
             announcer: self.protocol.contains(ProtocolFeatures::STATUS).then_some(&self.announcer),
         };
+        let turned_away = self.goes_on_refused();
         let mut first = Ok(());
         for (index, ring) in self.rings.iter_mut().enumerate() {
             if ring.is_running() || !ring.is_wanted(self.features) {
                 continue;
             }
-            if let Some(Err(refusal)) = self.accepted {
+            if turned_away {
+                self.log.log(
+                    Level::Warn,
+                    format_args!(
+                        "queue {index}: the driver goes on all the same, and gets IOERR for all that it asks"
+                    ),
+                );
+                self.guest.turn_away(self.features.difference(Features::VHOST_USER_PROTOCOL));
+            } else if let Some(Err(refusal)) = self.accepted {
                 return Err(refusal.into());
             }
             if let Err(fault) = ring.start(&around) {

@@ -44,6 +44,16 @@ pub enum BindError {
         /// The path.
         path: PathBuf,
     },
+    /// There is no folder for it.
+    #[error(
+        "{} can not be made: the folder {} is not there: make it, or give another path", .path.display(), .folder.display()
+    )]
+    NoFolder {
+        /// The path.
+        path: PathBuf,
+        /// What is not there.
+        folder: PathBuf,
+    },
     /// A descriptor that was handed over is no Unix stream socket.
     #[error("the descriptor that was handed over is no Unix stream socket")]
     WrongDescriptor,
@@ -125,7 +135,12 @@ impl Socket {
         fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(failed("set the mode of"))?;
         let _lock = lock_directory(path);
         clear_the_way(path, &address)?;
-        rustix::net::bind(&fd, &address).map_err(failed("bind"))?;
+        rustix::net::bind(&fd, &address).map_err(|errno| match (errno, path.parent()) {
+            (Errno::NOENT, Some(folder)) => {
+                BindError::NoFolder { path: path.into(), folder: folder.into() }
+            }
+            _ => failed("bind")(errno),
+        })?;
         let stat = stat(path).map_err(failed("look at"))?;
         let file = SocketFile { path: path.into(), device: stat.st_dev, inode: stat.st_ino };
         rustix::net::listen(&fd, BACKLOG).map_err(failed("listen on"))?;

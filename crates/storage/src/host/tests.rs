@@ -34,6 +34,15 @@ const SPEC: GeometrySpec = GeometrySpec {
     write_granularity: 4096,
 };
 
+#[test]
+fn who_may_not_open_a_device_is_told_what_would_help() {
+    let device = std::path::Path::new("/dev/sdz");
+    let root = super::not_permitted(device, true).to_string();
+    assert!(root.contains("by root either") && root.contains("container"), "{root}");
+    let user = super::not_permitted(device, false).to_string();
+    assert!(user.contains("wants root"), "{user}");
+}
+
 struct Host {
     disk: Arc<Disk>,
     helpers: Arc<Helpers>,

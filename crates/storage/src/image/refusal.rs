@@ -59,7 +59,7 @@ pub enum Refusal {
     #[error("there is no such file; `zvb create` makes one")]
     NotFound,
     /// There is no such file, where devices are.
-    #[error("there is no such device")]
+    #[error("there is no such device; `lsblk` lists those that this host has")]
     NoDevice,
     /// The system does not let us.
     #[error("permission denied")]
@@ -74,7 +74,7 @@ pub enum Refusal {
     #[error("the file is too short for an image: {0} bytes")]
     TooShort(u64),
     /// Something else.
-    #[error("not a zvb image (its first bytes are others)")]
+    #[error("not a zvb image; `zvb create` makes one")]
     Foreign,
     /// Made by a later version of this.
     #[error(
