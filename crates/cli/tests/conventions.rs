@@ -221,7 +221,7 @@ fn the_help_lists_the_geometry_apart_and_nothing_else_with_it() {
         let listed: Vec<&str> = listed
             .lines()
             .take_while(|line| line.is_empty() || line.starts_with(' '))
-            .filter_map(|line| line.split_whitespace().find(|_| line.trim_start().starts_with('-')))
+            .filter_map(|line| line.split_whitespace().next().filter(|word| word.starts_with("--")))
             .collect();
         assert_eq!(listed, geometry, "{command}");
     }

@@ -6,7 +6,7 @@
 first_slot=4
 last_slot=30
 
-declare -A disk_options disk_slot server_pid
+declare -A disk_options serve_options disk_slot server_pid
 disks=()
 qemu_pid=
 
@@ -20,6 +20,9 @@ disk() {
     [ "${disk_slot[$key]}" -le "$last_slot" ] || die "too many disks in one guest"
     disks+=("$key")
 }
+
+# served NAME OPTION...: in a scenario's file, how `zvb serve` serves that disk.
+served() { serve_options[$id.$1]="${*:2}"; }
 
 # zns_disk: in the file of a scenario with a guest of its own, NVMe disks with zones that QEMU has: /dev/nvme0n1,
 # 64 MiB in zones of 4 MiB, of which 3 may be open and 4 active; /dev/nvme0n2, the same in blocks of 4 KiB.
@@ -70,8 +73,9 @@ tied() { exec setpriv --pdeathsig KILL -- "$@"; }
 serve() {
     local tries
     rm -f "$work/$1.serving"
+    # shellcheck disable=SC2086 # options are words
     tied "$zvb" serve "$work/$1.zvb" --socket-path "$work/$1.sock" --queues "$vcpus" \
-        --control "$work/$1.control" >"$work/$1.serving" 2>>"$work/$1.log" </dev/null &
+        --control "$work/$1.control" ${serve_options[$1]-} >"$work/$1.serving" 2>>"$work/$1.log" </dev/null &
     server_pid[$1]=$!
     for ((tries = 0; tries < 1200; tries++)); do
         if [ -s "$work/$1.serving" ]; then return; fi
