@@ -9,9 +9,8 @@ scenario() {
 head -c 6M /dev/urandom >/tmp/data
 # put ZONE BLOCK COUNT: blocks of 512 bytes of the data, from where they belong in the zone.
 put() {
-    tail -c +$(($2 * 512 + 1)) /tmp/data | head -c $(($3 * 512)) >/tmp/piece
-    dd if=/tmp/piece of="$disk" bs=$(($3 * 512)) count=1 seek=$((($1 * 16384 + $2) * 512)) \
-        oflag=direct,seek_bytes conv=notrunc status=none
+    dd if=/tmp/data of="$disk" bs=$(($3 * 512)) count=1 skip=$(($2 * 512)) seek=$((($1 * 16384 + $2) * 512)) \
+        iflag=skip_bytes oflag=direct,seek_bytes conv=notrunc status=none
 }
 equal "block size" "$(blockdev --getss "$disk")" 512
 equal "write granularity" "$(queue zone_write_granularity)" 512
