@@ -468,4 +468,13 @@ mod tests {
             assert!(matches!(check_name(bad), Err(AttachError::Name(_))), "{bad}");
         }
     }
+
+    #[test]
+    fn what_is_in_flight_is_written_down_for_each_disk_apart() {
+        let paths = ["a", "b", "a.b"].map(|name| ledger_path(Path::new("/run/zvb"), name));
+        for (index, path) in paths.iter().enumerate() {
+            assert_eq!(path.parent(), Some(Path::new("/run/zvb")));
+            assert!(!paths[..index].contains(path), "{}", path.display());
+        }
+    }
 }
