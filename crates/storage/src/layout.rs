@@ -128,6 +128,15 @@ impl Layout {
         slots.max(self.linear_at.saturating_add(self.linear_bytes))
     }
 
+    /// Bytes of the medium up to the end of what can hold data: a region of no bytes may be said to lie
+    /// anywhere, also past the end of the file.
+    pub(crate) fn data_end(&self) -> u64 {
+        let regions = [(self.linear_at, self.linear_bytes), (self.slots_at, self.slots_len())];
+        let ends =
+            regions.iter().filter(|(_, len)| *len > 0).map(|(at, len)| at.saturating_add(*len));
+        ends.max().unwrap_or(0)
+    }
+
     /// Bytes of all slots.
     pub(crate) fn slots_len(&self) -> u64 {
         self.slot_bytes.saturating_mul(u64::from(self.slots))
@@ -221,6 +230,18 @@ mod tests {
             read_only: false,
             can_discard: true,
         }
+    }
+
+    #[test]
+    fn regions_of_no_bytes_need_no_file() {
+        let plain = Shape { geometry: None, ..shape() };
+        let layout = Layout::new(&plain, 8192, None, 4096).unwrap();
+        let far = Layout { slots_at: 1 << 40, ..layout };
+        assert_eq!(far.data_end(), 8192 + plain.capacity.0 * 512);
+        let layout = Layout::new(&shape(), 8192, None, 4096).unwrap();
+        assert_eq!(layout.data_end(), layout.end());
+        let zones_only = Layout { linear_at: 1 << 40, linear_bytes: 0, ..layout };
+        assert_eq!(zones_only.data_end(), layout.end());
     }
 
     #[test]

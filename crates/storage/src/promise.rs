@@ -76,7 +76,7 @@ impl Store {
     pub(crate) fn check_length(&self) -> Result<(), CommitError> {
         // A medium that does not tell is taken at its word elsewhere.
         let len = self.medium.size().unwrap_or(u64::MAX);
-        match self.layout().end().saturating_sub(len) {
+        match self.layout().data_end().saturating_sub(len) {
             0 => Ok(()),
             missing => Err(self.lose(CommitError::Short { missing })),
         }
