@@ -92,7 +92,7 @@ impl<T: Transport, D: Dma> Disk<T, D> {
         Ok(changed)
     }
 
-    /// [`Queue::report`] on queue 0. When the answer can not be true of the disk as it was last looked at,
+    /// [`Queue::report`](crate::Queue::report) on queue 0. When the answer can not be true of the disk as it was last looked at,
     /// and its configuration has changed since, there is a [`refresh`](Self::refresh) on the way, and the
     /// rest is of the disk as it has become.
     pub fn report(
